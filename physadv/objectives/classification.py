@@ -1,0 +1,96 @@
+"""L for classifiers: what the adversary minimises, and when it has won."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from physadv.errors import UserError
+from physadv.objectives.goals import Goal
+
+Logits = Float[Tensor, "n c"]
+Truth = Int[Tensor, " n"]
+
+DEFAULT_KAPPA = 5.0
+
+
+@runtime_checkable
+class Objective(Protocol):
+    @property
+    def goal(self) -> Goal: ...
+
+    def loss(self, logits: Logits, truth: Truth) -> Float[Tensor, " n"]:
+        """What the adversary minimises, per view."""
+        ...
+
+    def success(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
+        """Does the answer reach the goal? Also used on real photographs."""
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """−CE(z, y) untargeted, CE(z, t) targeted."""
+
+    goal: Goal
+
+    def loss(self, logits: Logits, truth: Truth) -> Float[Tensor, " n"]:
+        """UserError: NaN among the logits."""
+        _check(logits)
+        if self.goal.target is None:
+            return -functional.cross_entropy(logits, truth, reduction="none")
+        return functional.cross_entropy(logits, torch.full_like(truth, self.goal.target), reduction="none")
+
+    def success(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
+        """UserError: NaN among the logits."""
+        return margin(logits, truth, self.goal) < 0
+
+
+@dataclass(frozen=True)
+class Margin:
+    """max(margin, −kappa): Carlini & Wagner 2017, f6. A view that is won by kappa logits pulls no more."""
+
+    goal: Goal
+    kappa: float = DEFAULT_KAPPA
+
+    def __post_init__(self) -> None:
+        if not self.kappa >= 0:
+            raise UserError(f"kappa is {self.kappa}, but it is a margin in logits: give 0 or more.")
+
+    def loss(self, logits: Logits, truth: Truth) -> Float[Tensor, " n"]:
+        """UserError: NaN among the logits."""
+        return margin(logits, truth, self.goal).clamp(min=-self.kappa)
+
+    def success(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
+        """UserError: NaN among the logits."""
+        return margin(logits, truth, self.goal) < 0
+
+
+def margin(logits: Logits, truth: Truth, goal: Goal) -> Float[Tensor, " n"]:
+    """z_y − max_{j≠y} z_j untargeted, max_{j≠t} z_j − z_t targeted: negative where the goal is reached (a tie is not).
+
+    UserError: NaN among the logits.
+    """
+    _check(logits)
+    row = truth if goal.target is None else torch.full_like(truth, goal.target)
+    own = logits.gather(1, row[:, None])[:, 0]
+    others = logits.scatter(1, row[:, None], -torch.inf).amax(1)
+    return own - others if goal.target is None else others - own
+
+
+def make_objective(name: str, goal: Goal, *, kappa: float = DEFAULT_KAPPA) -> Objective:
+    """`margin` or `cross-entropy`. UserError: any other name."""
+    made: dict[str, Objective] = {"margin": Margin(goal, kappa), "cross-entropy": CrossEntropy(goal)}
+    if name not in made:
+        near = get_close_matches(name, list(made), n=1, cutoff=0)[0]
+        raise UserError(f"There is no objective {name!r}: did you mean {near!r}?")
+    return made[name]
+
+
+def _check(logits: Logits) -> None:
+    if bool(logits.isnan().any()):
+        raise UserError("The target answered NaN: check its weights and that it takes sRGB images in [0, 1].")

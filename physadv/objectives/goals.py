@@ -1,0 +1,33 @@
+"""What the adversary wants the target to say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from physadv.errors import UserError
+
+_DETECTION = ("hide", "create", "relabel")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`target`: the class to be answered (row of classes); None: any but the truth."""
+
+    name: str
+    target: int | None = None
+
+
+def parse_goal(text: str, classes: Sequence[str]) -> Goal:
+    """`untargeted` or `class:NAME`. UserError: unknown goal or class, or a goal of detectors."""
+    kind, _, name = text.strip().partition(":")
+    if kind in _DETECTION:
+        raise UserError(f"The goal {kind!r} needs a detector; with a classifier use untargeted or class:NAME.")
+    if kind == "untargeted" and not name:
+        return Goal("untargeted")
+    if kind != "class":
+        raise UserError(f"There is no goal {text!r}: use untargeted or class:NAME.")
+    if name not in classes:
+        near = get_close_matches(name, classes, n=1, cutoff=0)
+        hint = f"did you mean {near[0]!r}?" if near else "it has none."
+        raise UserError(f"The target knows no class {name!r}: {hint}")
+    return Goal(f"class:{name}", list(classes).index(name))

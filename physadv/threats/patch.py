@@ -1,0 +1,101 @@
+"""One rectangular or round patch (Brown et al. 2017), its size in mm or as a share of the face."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from physadv.errors import UserError
+from physadv.scenes.base import Faces, Scenes
+from physadv.threats.masks import coverage, ellipse_mask, raster_size_px
+from physadv.threats.printed import Printed, faces_in_use
+from physadv.threats.sets import PALETTES
+
+Centre = tuple[float, float] | Literal["center", "random"]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """`size`: (width, height) in mm, or the share of the face's opaque area that a square or circle covers.
+
+    centre: of the patch, in mm from the face's top-left; "center" of the face; "random" within its box.
+    """
+
+    size: tuple[float, float] | float
+    round: bool = False
+    centre: Centre = "center"
+    palette: str = "any"
+
+    @property
+    def name(self) -> str:
+        if isinstance(self.size, tuple):
+            size = f"{self.size[0]:g}mm" if self.size[0] == self.size[1] else f"{self.size[0]:g}x{self.size[1]:g}mm"
+        else:
+            size = f"{self.size * 100:g}%"
+        place = f"{self.centre[0]:g},{self.centre[1]:g}" if isinstance(self.centre, tuple) else self.centre
+        return f"patch:{size}{':circle' if self.round else ''}{'' if place == 'center' else '@' + place}"
+
+    def size_mm(self, faces: Faces) -> Float[Tensor, "k 2"]:
+        """Width and height on each face."""
+        if isinstance(self.size, tuple):
+            return faces.size_mm.new_tensor([self.size]).expand(len(faces.size_mm), 2)
+        side_mm = (self.size * faces.area_mm2 * (4 / math.pi if self.round else 1)).sqrt()
+        return side_mm[:, None].expand(-1, 2)
+
+    def resolve(self, scenes: Scenes, *, resolution_px: int, seed: int) -> Printed:
+        """UserError: the patch does not fit the box of a face."""
+        rows = scenes.face if self.centre == "random" else faces_in_use(scenes)
+        sizes_mm, faces_mm = self.size_mm(scenes.faces)[rows], scenes.faces.size_mm[rows]
+        size_px = raster_size_px(*sizes_mm[0].tolist(), resolution_px=resolution_px)
+        alpha = coverage(ellipse_mask(), size_px)[None] if self.round else torch.ones(1, 1, *size_px)
+        places_mm = self._places(sizes_mm, faces_mm, seed=seed)
+        self._check(places_mm, faces_mm)
+        threat = Printed(self.name, PALETTES[self.palette], alpha.to(scenes.images.device), places_mm)
+        if self.centre != "random":
+            return threat
+        return RoamingPatch(threat.name, threat.feasible, threat.alpha, threat.place_mm, patch=self)
+
+    def _places(
+        self, sizes_mm: Float[Tensor, "n 2"], faces_mm: Float[Tensor, "n 2"], *, seed: int
+    ) -> Float[Tensor, "n 4"]:
+        if self.centre == "random":
+            u = torch.rand(len(sizes_mm), 2, generator=torch.Generator().manual_seed(seed))
+            return _random_places(u, sizes_mm, faces_mm)
+        centres_mm = faces_mm / 2 if self.centre == "center" else faces_mm.new_tensor([self.centre]).expand_as(faces_mm)
+        return torch.cat([centres_mm - sizes_mm / 2, centres_mm + sizes_mm / 2], 1)
+
+    def _check(self, places_mm: Float[Tensor, "n 4"], faces_mm: Float[Tensor, "n 2"]) -> None:
+        slack_mm = 1e-3
+        out = (places_mm[:, :2] < -slack_mm).any(1) | (places_mm[:, 2:] > faces_mm + slack_mm).any(1)
+        if out.any():
+            row = int(out.nonzero()[0])
+            left, top, right, bottom = places_mm[row].tolist()
+            width, height = faces_mm[row].tolist()
+            raise UserError(
+                f"{self.name} does not fit: it would span x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} mm "
+                f"of a face of {width:g} x {height:g} mm; make it smaller or move it."
+            )
+
+
+@dataclass(frozen=True)
+class RoamingPatch(Printed):
+    """A patch whose place is part of T: the attack draws it anew for each view. `place_mm` is one draw, kept."""
+
+    random_place: ClassVar[bool] = True
+
+    patch: Patch = field(kw_only=True)
+
+    def places(self, u: Float[Tensor, "n 2"], scenes: Scenes) -> Float[Tensor, "n 4"]:
+        """Uniforms -> places in mm, anywhere in the box of the face of scene i (n scenes, or one for all)."""
+        return _random_places(u, self.patch.size_mm(scenes.faces)[scenes.face], scenes.faces.size_mm[scenes.face])
+
+
+def _random_places(
+    u: Float[Tensor, "n 2"], sizes_mm: Float[Tensor, "m 2"], faces_mm: Float[Tensor, "m 2"]
+) -> Float[Tensor, "n 4"]:
+    """Uniform over the places where a patch of that size lies in the face's box."""
+    corner_mm = u.to(faces_mm.device) * (faces_mm - sizes_mm)
+    return torch.cat([corner_mm, corner_mm + sizes_mm], 1)

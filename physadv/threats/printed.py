@@ -1,0 +1,75 @@
+"""A resolved threat: a set of colours, a coverage and a place. Stickers, patches, posters, norm balls: all are one."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from physadv.errors import UserError
+from physadv.scenes.base import Scenes
+from physadv.threats.base import Artwork, Theta
+from physadv.threats.sets import FeasibleSet
+
+
+@dataclass(frozen=True)
+class Printed:
+    """θ in `feasible`, seen through `alpha` at `place_mm`.
+
+    alpha, place_mm: one, or one per scene of those it was resolved for. One artwork that serves several scenes is
+    printed where the alphas of all of them allow it.
+    per_image: θ belongs to one photograph (norm balls), so `init` makes one per scene, asked or not.
+    """
+
+    random_place: ClassVar[bool] = False
+
+    name: str
+    feasible: FeasibleSet
+    alpha: Float[Tensor, "masks 1 h w"]
+    place_mm: Float[Tensor, "p 4"]
+    per_image: bool = False
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Rows and columns of θ."""
+        return self.alpha.shape[2], self.alpha.shape[3]
+
+    def take(self, rows: Int[Tensor, " n"]) -> "Printed":
+        """The threat for `scenes.take(rows)`, without resolving it again."""
+        alpha, place_mm = (part if len(part) == 1 else part[rows] for part in (self.alpha, self.place_mm))
+        return replace(self, feasible=self.feasible.take(rows), alpha=alpha, place_mm=place_mm)
+
+    def init(self, scenes: Scenes, *, generator: torch.Generator, per_scene: bool = False) -> Theta:
+        """A random point of S: (1, 3, h, w), or one per scene.
+
+        UserError: one artwork was asked for, but the scenes have no set of colours or no place in common.
+        """
+        count = len(scenes) if per_scene or self.per_image else 1
+        self._check(count, len(scenes))
+        return self.feasible.sample(count, self.size_px, generator=generator).to(self.alpha.device)
+
+    def _check(self, count: int, scenes: int) -> None:
+        resolved = max(self.feasible.rows, len(self.alpha), len(self.place_mm))
+        if resolved not in (1, scenes):
+            raise UserError(f"{self.name} was made for {resolved} scenes, not {scenes}: resolve it for these scenes.")
+        if self.feasible.rows > count:
+            raise UserError(f"{self.name} needs one face, and these scenes show several: choose one with --classes.")
+        if not self._alpha(count).flatten(1).any(1).all():
+            raise UserError(f"{self.name} has no place on every one of these faces: choose one with --classes.")
+
+    def project(self, theta: Theta) -> Theta:
+        """argmin_{s in S} |s − theta|₂, exactly."""
+        return self.feasible.project(theta)
+
+    def artwork(self, theta: Theta) -> Artwork:
+        """θ in its place; differentiable in θ."""
+        return Artwork(self.feasible.colours(theta), self._alpha(len(theta)), self.place_mm, {"threat": self.name})
+
+    def _alpha(self, count: int) -> Float[Tensor, "masks 1 h w"]:
+        return self.alpha.amin(0, keepdim=True) if count == 1 else self.alpha
+
+
+def faces_in_use(scenes: Scenes) -> Int[Tensor, " n"]:
+    """Rows of `scenes.faces`: the one that all scenes share, or one per scene."""
+    return scenes.face[:1] if bool((scenes.face == scenes.face[0]).all()) else scenes.face

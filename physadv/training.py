@@ -1,0 +1,121 @@
+"""Train a classifier on photographs and staged faces seen through a world: the victim, and the baseline of every hardening."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from physadv.errors import UserError
+from physadv.scenes.base import Scenes
+from physadv.targets.base import Classifier, Frame
+from physadv.targets.models import build
+from physadv.transforms.stages import derive
+from physadv.transforms.world import World
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Plain supervised training: AdamW, one-cycle schedule, label smoothing, an average of the weights at the end."""
+
+    epochs: int = 15
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    smoothing: float = 0.05
+    ema: float = 0.998
+    staged_share: float = 0.25  # of each batch, where there are both kinds of scenes
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an epoch reports."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    seconds_left: float
+
+
+def train(
+    arch: str,
+    sources: list[Scenes],
+    *,
+    world: World,
+    context: float,
+    recipe: Recipe,
+    seed: int,
+    report: Callable[[Progress], None],
+) -> Classifier:
+    """Train `arch` from scratch; each batch draws its share from every source and photographs it in the world."""
+    classes = sources[0].classes
+    if any(source.classes != classes for source in sources):
+        raise UserError("All scenes of a training must name the same classes; give scenes of one data set.")
+    module = build(arch, classes=len(classes), seed=seed)
+    module = module.to(sources[0].images.device, memory_format=torch.channels_last)
+    frame = Frame(module.input_size, context)
+    average = torch.optim.swa_utils.AveragedModel(
+        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
+    )
+    steps = recipe.epochs * _steps_per_epoch(sources, recipe)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.2)
+    start = time.monotonic()
+    for epoch in range(recipe.epochs):
+        losses, hits = [], []
+        for images, labels in _batches(sources, world, frame, recipe, seed=seed, epoch=epoch):
+            with torch.autocast(images.device.type, torch.bfloat16):
+                logits = module.train()(images.contiguous(memory_format=torch.channels_last)).float()
+            loss = cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            average.update_parameters(module)
+            losses.append(loss.item())
+            hits.append((logits.argmax(1) == labels).float().mean().item())
+        spent = time.monotonic() - start
+        left = spent / (epoch + 1) * (recipe.epochs - epoch - 1)
+        report(Progress(epoch + 1, recipe.epochs, sum(losses) / len(losses), sum(hits) / len(hits), left))
+    return Classifier.of(average.module.eval(), classes=classes, frame=frame, name=arch)
+
+
+def _steps_per_epoch(sources: list[Scenes], recipe: Recipe) -> int:
+    return max(len(sources[0]) // _shares(sources, recipe)[0], 1)
+
+
+def _shares(sources: list[Scenes], recipe: Recipe) -> list[int]:
+    """Scenes that each source gives to a batch: photographs first, staged faces their share."""
+    if len(sources) == 1:
+        return [recipe.batch]
+    staged = round(recipe.batch * recipe.staged_share / (len(sources) - 1))
+    return [recipe.batch - staged * (len(sources) - 1)] + [staged] * (len(sources) - 1)
+
+
+def _batches(
+    sources: list[Scenes], world: World, frame: Frame, recipe: Recipe, *, seed: int, epoch: int
+) -> Iterator[tuple[Float[Tensor, "n 3 h w"], Int[Tensor, " n"]]]:
+    shares = _shares(sources, recipe)
+    steps = _steps_per_epoch(sources, recipe)
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    orders = [_order(len(source), steps * share, generator) for source, share in zip(sources, shares, strict=True)]
+    for step in range(steps):
+        images, labels = [], []
+        for which, (source, share, order) in enumerate(zip(sources, shares, orders, strict=True)):
+            scenes = source.take(order[step * share : (step + 1) * share])
+            first = (epoch * steps + step) * share
+            views = world.draw(range(first, first + share), seed=derive(seed, "train", which))
+            images.append(world.photograph(None, scenes, views, frame=frame))
+            labels.append(scenes.labels)
+        yield torch.cat(images), torch.cat(labels)
+
+
+def _order(scenes: int, needed: int, generator: torch.Generator) -> Int[Tensor, " needed"]:
+    """Every scene once before any comes twice."""
+    rounds = -(-needed // scenes)
+    return torch.cat([torch.randperm(scenes, generator=generator) for _ in range(rounds)])[:needed]

@@ -1,0 +1,142 @@
+"""Stage 5: what the camera does to the light that reaches it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from physadv.transforms.base import Colour, Optics, Params, Range, between, check_spans
+from physadv.transforms.colour import saturation_matrix, to_linear, to_srgb
+from physadv.transforms.texture import white_noise
+
+
+@dataclass(frozen=True)
+class Defocus(Optics):
+    """A lens out of focus: Gaussian of sigma_px sensor px."""
+
+    dims: ClassVar[int] = 1
+    sigma_px: Range = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, sigma_px=(0, 50))
+
+    def sample(self, u: Float[Tensor, "n 1"]) -> Params:
+        return {"sigma_px": between(u[:, 0], self.sigma_px)}
+
+    def spread(self, params: Params) -> Float[Tensor, "n 4"]:
+        variance = params["sigma_px"] ** 2
+        return torch.stack([variance, variance, 0 * variance, 0 * variance], 1)
+
+
+@dataclass(frozen=True)
+class Motion(Optics):
+    """Movement while the shutter is open, in sensor px: along x from driving past, along y from the road."""
+
+    dims: ClassVar[int] = 2
+    x_px: Range = (0.0, 0.0)
+    y_px: Range = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, x_px=(0, 100), y_px=(0, 100))
+
+    def sample(self, u: Float[Tensor, "n 2"]) -> Params:
+        return {"x_px": between(u[:, 0], self.x_px), "y_px": between(u[:, 1], self.y_px)}
+
+    def spread(self, params: Params) -> Float[Tensor, "n 4"]:
+        x, y = params["x_px"], params["y_px"]
+        return torch.stack([0 * x, 0 * y, x, y], 1)
+
+
+@dataclass(frozen=True)
+class Balance(Colour):
+    """White balance error per channel in stops, and saturation."""
+
+    dims: ClassVar[int] = 4
+    stops: float = 0.0
+    saturation: Range = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, stops=(0, 2), saturation=(0, 3))
+
+    def sample(self, u: Float[Tensor, "n 4"]) -> Params:
+        gain = torch.exp2(self.stops * (2 * u[:, :3] - 1))
+        return {"matrix": saturation_matrix(between(u[:, 3], self.saturation)) @ torch.diag_embed(gain)}
+
+    def affine(self, params: Params) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
+        return params["matrix"], params["matrix"].new_zeros(len(params["matrix"]), 3)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Photon and read noise of the sensor: sigma² = shot · light + read², in linear light, per sensor px."""
+
+    dims: ClassVar[int] = 4
+    shot: Range = (0.0, 0.0)
+    read: Range = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, shot=(0, 0.1), read=(0, 0.3))
+
+    def sample(self, u: Float[Tensor, "n 4"]) -> Params:
+        return {"shot": between(u[:, 0], self.shot), "read": between(u[:, 1], self.read), "place": u[:, 2:4]}
+
+    def add(
+        self, light: Float[Tensor, "n 3 h w"], params: Params, share: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Noise on linear light; share: sigma per output px relative to sensor px (averaging makes it smaller)."""
+        wide = [params[name][:, None, None, None] for name in ("shot", "read")]
+        sigma = (wide[0] * light.detach().clamp(min=0) + wide[1] ** 2).sqrt() * share[:, None, None, None]
+        return light + sigma * white_noise(params["place"], *light.shape[-2:])
+
+    def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
+        return to_srgb(self.add(to_linear(images), params, torch.ones(len(images))).clamp(0, 1))
+
+
+@dataclass(frozen=True)
+class Tone:
+    """The camera's rendering of encoded y: y + gamma·y(1−y) lifts or lowers the midtones, contrast·y(1−y)(2y−1) bends an S."""
+
+    dims: ClassVar[int] = 2
+    gamma: Range = (0.0, 0.0)
+    contrast: Range = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, gamma=(-0.5, 0.5), contrast=(-0.9, 0.9))  # inside, the curve stays monotone
+
+    def sample(self, u: Float[Tensor, "n 2"]) -> Params:
+        return {"gamma": between(u[:, 0], self.gamma), "contrast": between(u[:, 1], self.contrast)}
+
+    def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
+        gamma, contrast = (params[name][:, None, None, None] for name in ("gamma", "contrast"))
+        return images + images * (1 - images) * (gamma - contrast + 2 * contrast * images)
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """JPEG compression: the true value, and the gradient of the identity (straight-through; Bengio 2013)."""
+
+    dims: ClassVar[int] = 1
+    quality: Range = (100.0, 100.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, quality=(5, 100))
+
+    def sample(self, u: Float[Tensor, "n 1"]) -> Params:
+        return {"quality": between(u[:, 0], self.quality).round()}
+
+    def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
+        pixels = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        coded = np.stack([_recode(p, int(q)) for p, q in zip(pixels, params["quality"].tolist(), strict=True)])
+        value = torch.from_numpy(coded).to(images.device).permute(0, 3, 1, 2).float() / 255
+        return images + (value - images).detach()
+
+
+def _recode(pixels: np.ndarray, quality: int) -> np.ndarray:
+    done, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise RuntimeError("OpenCV could not encode a JPEG")
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1].copy()

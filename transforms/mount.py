@@ -1,0 +1,73 @@
+"""Stage 2: how the print sits on the sign."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from kornia.geometry.transform import get_tps_transform, warp_points_tps
+from torch import Tensor
+
+from physadv.transforms.base import Params, Range, between, check_spans
+from physadv.transforms.warp import Homography, pixel_grid, project, rotation, sample_pyramid, translation
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Registration error: shifted by up to shift_mm along each axis and turned by rotate_deg about the artwork's centre."""
+
+    dims: ClassVar[int] = 3
+    shift_mm: float = 0.0
+    rotate_deg: Range = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, shift_mm=(0, 500), rotate_deg=(-180, 180))
+
+    def sample(self, u: Float[Tensor, "n 3"]) -> Params:
+        return {"shift_mm": self.shift_mm * (2 * u[:, :2] - 1), "rotate_deg": between(u[:, 2], self.rotate_deg)}
+
+    def homography(self, params: Params, centre_mm: Float[Tensor, "n 2"]) -> Homography:
+        """Surface mm as designed -> surface mm as mounted."""
+        turned = translation(centre_mm) @ rotation(params["rotate_deg"]) @ translation(-centre_mm)
+        return translation(params["shift_mm"]) @ turned
+
+    def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
+        """The image taken as a surface of one mm per px."""
+        height, width = images.shape[-2:]
+        centre = torch.tensor([[width / 2, height / 2]]).expand(len(images), 2)
+        return _resample(images, lambda points: project(self.homography(params, centre).inverse(), points))
+
+
+@dataclass(frozen=True)
+class Bend:
+    """A sheet that does not lie flat: thin-plate spline through nine points moved by up to `share` of the artwork's size."""
+
+    dims: ClassVar[int] = 18
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_spans(self, share=(0, 0.2))
+
+    def sample(self, u: Float[Tensor, "n 18"]) -> Params:
+        axis = torch.tensor([0.0, 0.5, 1.0])
+        rest = torch.cartesian_prod(axis, axis).flip(1).expand(len(u), 9, 2)
+        moved = rest + self.share * (2 * u.reshape(-1, 9, 2) - 1)
+        kernel, affine = get_tps_transform(moved, rest)
+        return {"moved": moved, "kernel": kernel, "affine": affine}
+
+    def pull(self, params: Params, points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k 2"]:
+        """Points of the bent artwork -> points of the flat one, both in [0, 1]²."""
+        return points if self.share == 0 else warp_points_tps(points, params["moved"], params["kernel"], params["affine"])
+
+    def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
+        size = images.new_tensor([images.shape[-1], images.shape[-2]])
+        return _resample(images, lambda points: self.pull(params, points / size) * size)
+
+
+def _resample(images: Float[Tensor, "n 3 h w"], pull: Callable[[Tensor], Tensor]) -> Float[Tensor, "n 3 h w"]:
+    height, width = images.shape[-2:]
+    points = pixel_grid(0, 0, height, width, device=images.device).expand(len(images), -1, 2)
+    unit = pull(points) / images.new_tensor([width, height])
+    flat = torch.zeros(len(images), dtype=torch.long)
+    return sample_pyramid([images], unit, flat, height=height, width=width, border="border")

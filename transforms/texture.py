@@ -1,0 +1,54 @@
+"""Fixed random tiles from which every view cuts its own piece: drawn once, so a view's noise depends on its place alone."""
+
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+_TILE = 1024
+_SMOOTH = 64
+
+
+def frame_points(height: int, width: int, *, device: torch.device) -> Float[Tensor, "1 h w 2"]:
+    """Pixel centres in [0, 1]² of the frame."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+
+
+def soft_step(value: Float[Tensor, "n 1 h w"], softness: Float[Tensor, "n 1 1 1"]) -> Float[Tensor, "n 1 h w"]:
+    """0 -> 1 across zero."""
+    return torch.sigmoid(4 * value / softness)
+
+
+@cache
+def _white(device: torch.device) -> Float[Tensor, "3 t t"]:
+    return torch.randn(3, _TILE, _TILE, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+@cache
+def _smooth(device: torch.device) -> Float[Tensor, "1 1 t t"]:
+    noise = torch.randn(1, 1, _SMOOTH, _SMOOTH, generator=torch.Generator().manual_seed(1))
+    return noise.to(device)
+
+
+def white_noise(place: Float[Tensor, "n 2"], height: int, width: int) -> Float[Tensor, "n 3 h w"]:
+    """Standard normal noise, cut from the tile at place in [0, 1]² (frames beyond the tile's size repeat it)."""
+    tile = _white(place.device)
+    corner = (place * _TILE).long().clamp(max=_TILE - 1)
+    rows = (corner[:, 1:] + torch.arange(height, device=place.device)) % _TILE
+    columns = (corner[:, :1] + torch.arange(width, device=place.device)) % _TILE
+    return tile[:, rows[:, :, None], columns[:, None, :]].movedim(0, 1)
+
+
+def texture(
+    place: Float[Tensor, "n 2"], height: int, width: int, *, scale: Float[Tensor, " n"]
+) -> Float[Tensor, "n 1 h w"]:
+    """Smooth noise of unit variance with blobs of about `scale` of the frame, cut at place."""
+    span = (2 / (scale * _SMOOTH))[:, None, None, None].clamp(max=1)
+    away = frame_points(height, width, device=place.device) - 0.5
+    grid = away * span + (2 * place[:, None, None] - 1) * (1 - span)
+    tile = _smooth(place.device).expand(len(place), -1, -1, -1)
+    return grid_sample(tile, grid, mode="bicubic", padding_mode="reflection", align_corners=False)

@@ -1,0 +1,120 @@
+"""Geometry of the plane, and the convention that the whole project points to.
+
+Convention. Images are float32 (b, 3, h, w), RGB, sRGB-encoded, in [0, 1]. Pixel centres lie at +0.5, so an image spans
+[0, w] x [0, h]; x right, y down. A surface is a plane in mm with its origin at the sign's top-left. A homography maps column
+vectors, surface mm -> px, and is stored row-major (n, 3, 3). Angles are degrees: yaw about the vertical, positive when the
+sign's right side recedes; pitch about the horizontal, positive when its top recedes; roll in the image, clockwise.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from kornia.geometry.conversions import axis_angle_to_rotation_matrix
+from kornia.geometry.linalg import transform_points
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, grid_sample
+
+Homography = Float[Tensor, "n 3 3"]
+
+
+def translation(shift: Float[Tensor, "n 2"]) -> Homography:
+    """Shift by (x, y)."""
+    matrix = torch.eye(3, device=shift.device).repeat(len(shift), 1, 1)
+    matrix[:, :2, 2] = shift
+    return matrix
+
+
+def scaling(factor: Float[Tensor, " n"]) -> Homography:
+    """Scale both axes about the origin."""
+    return torch.diag_embed(torch.stack([factor, factor, torch.ones_like(factor)], 1))
+
+
+def rotation(degrees: Float[Tensor, " n"]) -> Homography:
+    """Rotate in the plane, clockwise on the screen (y points down)."""
+    return _turn(degrees, axis=2)
+
+
+def pinhole(
+    distance_m: Float[Tensor, " n"],
+    yaw_deg: Float[Tensor, " n"],
+    pitch_deg: Float[Tensor, " n"],
+    roll_deg: Float[Tensor, " n"],
+    focal_px: Float[Tensor, " n"],
+) -> Homography:
+    """mm about the sign's centre -> sensor px about the optical axis: K [r1 r2 t] (Hartley & Zisserman 2004, eq. 8.1)."""
+    turned = _turn(roll_deg, axis=2) @ _turn(-pitch_deg, axis=0) @ _turn(-yaw_deg, axis=1)
+    plane = torch.stack([turned[:, :, 0], turned[:, :, 1], torch.zeros_like(turned[:, :, 2])], 2) / 1000
+    plane[:, 2, 2] = distance_m
+    camera = torch.diag_embed(torch.stack([focal_px, focal_px, torch.ones_like(focal_px)], 1))
+    return camera @ plane
+
+
+def _turn(degrees: Float[Tensor, " n"], *, axis: int) -> Homography:
+    vector = torch.zeros(len(degrees), 3, device=degrees.device)
+    vector[:, axis] = torch.deg2rad(degrees)
+    return axis_angle_to_rotation_matrix(vector)
+
+
+def project(matrix: Homography, points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k 2"]:
+    """Points through a homography."""
+    return transform_points(matrix, points)
+
+
+def crop_of(
+    outline_px: Float[Tensor, "n k 2"], *, size_px: int, context: float, jitter: Float[Tensor, "n 3"]
+) -> tuple[Homography, Float[Tensor, " n"]]:
+    """The square crop a classifier sees -> frame px, and its side in px before resizing.
+
+    side = max(w, h) · (1 + 2·context) of the outline's box. jitter: shift x, shift y and log-scale, as shares of the side.
+    """
+    low, high = outline_px.amin(1), outline_px.amax(1)
+    side = (high - low).amax(1) * (1 + 2 * context) * jitter[:, 2].exp()
+    corner = (low + high) / 2 + (jitter[:, :2] - 0.5) * side[:, None]
+    return scaling(size_px / side) @ translation(-corner), side
+
+
+def pixel_grid(top: int, left: int, height: int, width: int, *, device: torch.device) -> Float[Tensor, "1 hw 2"]:
+    """Centres of the pixels of a window, as points."""
+    y = torch.arange(top, top + height, device=device) + 0.5
+    x = torch.arange(left, left + width, device=device) + 0.5
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
+
+
+def pyramid(images: Float[Tensor, "n c h w"], levels: int) -> list[Tensor]:
+    """The images, and each next level at half the size (box filter), `levels` times at most."""
+    stack = [images]
+    while len(stack) <= levels and min(stack[-1].shape[-2:]) > 1:
+        height, width = stack[-1].shape[-2:]
+        stack.append(adaptive_avg_pool2d(stack[-1], ((height + 1) // 2, (width + 1) // 2)))
+    return stack
+
+
+def sample_pyramid(
+    levels: list[Tensor],
+    points: Float[Tensor, "n hw 2"],
+    level: Int[Tensor, " n"],
+    *,
+    height: int,
+    width: int,
+    border: str = "zeros",
+) -> Float[Tensor, "n c {height} {width}"]:
+    """Bilinear samples at points given in [0, 1]² of the image, each view from its own level (one `grid_sample` per level used)."""
+    grid = (2 * points - 1).reshape(len(points), height, width, 2)
+    used = level.clamp(max=len(levels) - 1).unique().tolist()
+    if len(used) == 1:
+        return _sample(levels[used[0]], grid, border)
+    rows = [(level.clamp(max=len(levels) - 1) == which).nonzero()[:, 0] for which in used]
+    parts = [_sample(_rows(levels[which], row), grid[row], border) for which, row in zip(used, rows, strict=True)]
+    return torch.cat(parts)[torch.cat(rows).argsort()]
+
+
+def _rows(images: Float[Tensor, "a c h w"], rows: Int[Tensor, " m"]) -> Float[Tensor, "b c h w"]:
+    return images if len(images) == 1 else images[rows]
+
+
+def _sample(images: Float[Tensor, "a c h w"], grid: Float[Tensor, "m y x 2"], border: str) -> Float[Tensor, "m c y x"]:
+    return grid_sample(images.expand(len(grid), -1, -1, -1), grid, padding_mode=border, align_corners=False)
+
+
+def level_for(texels_per_px: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The pyramid level at which one output px covers about one texel."""
+    return texels_per_px.clamp(min=1).log2().round().long()

@@ -1,0 +1,166 @@
+"""t ~ T: named distributions of what the physical world does, and the photographs they take."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from physadv import ASSETS
+from physadv.errors import UserError
+from physadv.scenes.base import Scenes
+from physadv.targets.base import Frame
+from physadv.threats.base import Artwork
+from physadv.transforms.base import Transform
+from physadv.transforms.exposure import Exposure, expose, prepare
+from physadv.transforms.stages import FAMILIES, Draw, Stages, draw
+
+_HEADER = ("name", "note", "reserved")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Draws of n views, grouped by the component of the world that each belongs to."""
+
+    rows: tuple[Int[Tensor, " m"], ...]
+    draws: tuple[Draw, ...]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self.rows)
+
+    def place(self) -> Float[Tensor, "n 2"]:
+        """The free pair of uniforms of each view."""
+        return torch.cat([part.place for part in self.draws])[torch.cat(self.rows).argsort()]
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Views of scenes made ready: expose any number of artworks to the same light, noise and pose."""
+
+    rows: tuple[Int[Tensor, " m"], ...]
+    exposures: tuple[Exposure, ...]
+
+    def photograph(self, artwork: Artwork | None) -> Float[Tensor, "n 3 h w"]:
+        """The photographs in the order of the views."""
+        parts = [
+            expose(exposure, artwork and artwork.take(rows))
+            for rows, exposure in zip(self.rows, self.exposures, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(self.rows).argsort()]
+
+
+@dataclass(frozen=True)
+class World:
+    """A distribution over photographs. Several components make a mixture: view i belongs to component i mod m."""
+
+    name: str
+    components: tuple[Stages, ...]
+    note: str = ""
+    reserved: bool = False  # judges only: no attack may optimise in it
+
+    @cached_property
+    def hash(self) -> str:
+        """Twelve hex digits of everything that is drawn; printed with every figure."""
+        content = [[(type(t).__name__, asdict(t)) for t in stages] for stages in self.components]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+    def draw(self, views: Sequence[int], *, seed: int) -> Views:
+        """What happens in the given views; that of view i depends on (seed, i) alone."""
+        mixed = torch.as_tensor(list(views)) % len(self.components)
+        rows = tuple((mixed == part).nonzero()[:, 0] for part in range(len(self.components)))
+        parts = [(r, s) for r, s in zip(rows, self.components, strict=True) if len(r)]
+        return Views(
+            rows=tuple(r for r, _ in parts),
+            draws=tuple(draw(stages, [views[int(i)] for i in r], seed=seed) for r, stages in parts),
+        )
+
+    def prepare(self, scenes: Scenes, views: Views, *, frame: Frame) -> Shots:
+        """Everything about view i of scene i that does not depend on the artwork."""
+        parts = zip(views.rows, views.draws, strict=True)
+        return Shots(views.rows, tuple(prepare(scenes.take(rows), part, frame=frame) for rows, part in parts))
+
+    def photograph(
+        self, artwork: Artwork | None, scenes: Scenes, views: Views, *, frame: Frame
+    ) -> Float[Tensor, "n 3 h w"]:
+        """View i of scene i with the artwork on it."""
+        return self.prepare(scenes, views, frame=frame).photograph(artwork)
+
+    def without(self, *stages: str) -> "World":
+        """The same world less whole stages."""
+        return replace(self, components=tuple(part.without(*stages) for part in self.components))
+
+
+DIGITAL = World("digital", (Stages(),), "No physics: the photograph as the file has it.")
+
+
+def world_names() -> list[str]:
+    """The named worlds that ship, without those reserved for judging."""
+    return sorted(path.stem for path in (ASSETS / "worlds").glob("*.yaml") if path.stem != "promise")
+
+
+def load_world(spec: str) -> World:
+    """A named world, a YAML file, or several of either joined by `+` (a mixture in equal parts)."""
+    if "+" in spec:
+        worlds = [load_world(part) for part in spec.split("+")]
+        return World(spec, tuple(s for w in worlds for s in w.components), reserved=any(w.reserved for w in worlds))
+    if spec == DIGITAL.name:
+        return DIGITAL
+    path = Path(spec) if spec.endswith((".yaml", ".yml")) else ASSETS / "worlds" / f"{spec}.yaml"
+    if not path.is_file():
+        near = get_close_matches(spec, [*world_names(), "promise", "digital"], n=1)
+        hint = f"did you mean {near[0]}?" if near else "`physadv worlds` lists what there is."
+        raise UserError(f"There is no world {spec!r}; {hint}")
+    return _parse(path)
+
+
+def _parse(path: Path) -> World:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable YAML: {str(error).splitlines()[0]}; mend that line.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must map stages (print, mount, light, view, camera) to transforms; see `physadv worlds`.")
+    header = {key: content.pop(key) for key in _HEADER if key in content}
+    mixture = content.pop("mixture", None)
+    parts = [content] if mixture is None else mixture
+    components = tuple(_stages(part, f"{path.name}") for part in parts)
+    return World(str(header.get("name", path.stem)), components, str(header.get("note", "")), bool(header.get("reserved")))
+
+
+def _stages(content: dict[str, Any], where: str) -> Stages:
+    made = {}
+    for stage, families in content.items():
+        known = _known(stage, FAMILIES, where)
+        options = {name: (families[name] or {}) for name in families or {} if _known(name, known, f"{where}: {stage}")}
+        made[stage] = tuple(  # in physical order, whatever the file's
+            _transform(family, options[name], f"{where}: {stage}.{name}") for name, family in known.items() if name in options
+        )
+    return Stages(**made)
+
+
+def _known(key: str, table: dict[str, Any], where: str) -> Any:
+    if key in table:
+        return table[key]
+    near = get_close_matches(str(key), table, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(table)}."
+    raise UserError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def _transform(family: type, options: dict[str, Any], where: str) -> Transform:
+    known = {field.name: field for field in fields(family)}
+    values = {}
+    for key, value in options.items():
+        _known(key, known, where)
+        values[key] = tuple(map(float, value)) if isinstance(value, list) else float(value)
+    try:
+        return family(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}.") from error

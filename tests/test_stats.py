@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from physadv.stats import Rate, _student, cluster_rate, format_rate, wilson
+from physadv.stats import Rate, _effective_views, _student, cluster_rate, format_rate, wilson
 
 
 def test_wilson_agrees_with_published_values() -> None:
@@ -90,6 +90,14 @@ def test_equal_groups_that_answer_as_one_are_widest_and_singletons_are_wilson() 
     assert together.hi - together.lo >= wilson(5, 10).hi - wilson(5, 10).lo
     single = cluster_rate(ok, [str(i) for i in range(200)], seed=0)
     assert (single.lo, single.hi) == pytest.approx((wilson(100, 200).lo, wilson(100, 200).hi), abs=0.01)
+
+
+def test_effective_views_lie_between_the_groups_and_the_views() -> None:
+    ten = np.full(10, 20.0)
+    assert _effective_views(np.repeat([20.0, 0.0], 5), ten) == 10
+    assert _effective_views(np.repeat([10.0, 10.2], 5), ten) == 200
+    assert 10 < _effective_views(np.repeat([4.0, 16.0], 5), ten) < 30
+    assert _effective_views(np.array([90.0, 10.0]), np.array([90.0, 10.0])) == pytest.approx(100**2 / (90**2 + 10**2))
 
 
 def test_lengths_must_agree() -> None:

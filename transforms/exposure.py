@@ -273,3 +273,9 @@ def _record(linear: Float[Tensor, "n 3 h w"], exposure: Exposure) -> Float[Tenso
     for jpeg in draw.stages.kind(Jpeg, "camera"):
         images = jpeg.apply(images, draw.of(jpeg))
     return images
+
+
+def sign_px(scenes: Scenes) -> Float[Tensor, " b"]:
+    """How wide the signs are in their original photographs."""
+    outline = project(scenes.surface, scenes.faces.outline_mm[scenes.face])
+    return (outline.amax(1) - outline.amin(1)).amax(1) / scenes.native_px

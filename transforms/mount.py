@@ -54,11 +54,13 @@ class Bend:
         rest = torch.cartesian_prod(axis, axis).flip(1).expand(len(u), 9, 2)
         moved = rest + self.share * (2 * u.reshape(-1, 9, 2) - 1)
         kernel, affine = get_tps_transform(moved, rest)
-        return {"moved": moved, "kernel": kernel, "affine": affine}
+        return {"moved": moved, "centres": rest.clone(), "kernel": kernel, "affine": affine}
 
     def pull(self, params: Params, points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k 2"]:
         """Points of the bent artwork -> points of the flat one, both in [0, 1]²."""
-        return points if self.share == 0 else warp_points_tps(points, params["moved"], params["kernel"], params["affine"])
+        if self.share == 0:
+            return points
+        return warp_points_tps(points, params["centres"], params["kernel"], params["affine"])
 
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
         size = images.new_tensor([images.shape[-1], images.shape[-2]])

@@ -1,0 +1,17 @@
+"""L: what the adversary minimises, and the success test that also judges real photographs."""
+
+from physadv.objectives.classification import DEFAULT_KAPPA, CrossEntropy, Margin, Objective, make_objective
+from physadv.objectives.expectation import Expectation, parse_expectation
+from physadv.objectives.goals import Goal, parse_goal
+
+__all__ = [
+    "DEFAULT_KAPPA",
+    "CrossEntropy",
+    "Expectation",
+    "Goal",
+    "Margin",
+    "Objective",
+    "make_objective",
+    "parse_expectation",
+    "parse_goal",
+]

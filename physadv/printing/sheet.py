@@ -10,7 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 from fpdf import FPDF, ViewerPreferences
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageCms
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,6 +41,7 @@ OPAQUE = 128  # alpha from which paper stays; below it is cut away
 CUT_TOLERANCE_MM = 0.3
 PIECES_MAX = 24  # more parts than that nobody cuts out one by one: they stay together on one piece
 CUT_LINE_MM, TRIM_LINE_MM = 0.1, 0.2
+DOT_MM = 0.1  # printers and renderers round lines up to whole dots: trim lines keep one dot away from what stays
 TEXT_INSET_MM = 1.5
 THUMBNAIL_PX = 400
 RED, GREY, PALE, WHITE = (200, 30, 30), (110, 110, 110), (190, 190, 190), (255, 255, 255)
@@ -176,29 +177,31 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
 
 def _parts(rgba: Image.Image, place_mm: Box) -> list[_Part]:
     """The connected opaque parts, top to bottom; all together as one when there are too many to cut out."""
-    pixels = np.asarray(rgba)
-    opaque = pixels[..., 3] >= OPAQUE
+    opaque = np.asarray(rgba.getchannel("A")) >= OPAQUE
     if not opaque.any():
         raise UserError("The artwork is transparent everywhere: there is nothing to print.")
     count, labels = cv2.connectedComponents(opaque.astype(np.uint8), connectivity=8)
     masks = [labels == i for i in range(1, count)] if count - 1 <= PIECES_MAX else [opaque]
-    parts = [_part(pixels, mask, place_mm) for mask in masks]
+    parts = [_part(rgba, mask, place_mm) for mask in masks]
     return sorted(parts, key=lambda part: (part.box_mm[1], part.box_mm[0]))
 
 
-def _part(pixels: UInt8[np.ndarray, "h w 4"], mask: Bool[np.ndarray, "h w"], place_mm: Box) -> _Part:
+def _part(rgba: Image.Image, mask: Bool[np.ndarray, "h w"], place_mm: Box) -> _Part:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     inside = mask[top:bottom, left:right]
-    alpha = pixels[top:bottom, left:right, 3:] / 255
-    on_white = pixels[top:bottom, left:right, :3] * alpha + 255 * (1 - alpha)
-    rgb = np.where(inside[..., None], np.rint(on_white), 255).astype(np.uint8)
+    rgb = np.array(_on_white(rgba.crop((left, top, right, bottom))))
+    rgb[~inside] = 255
     pitch = np.array(_pitch(place_mm, mask.shape[::-1]))
     origin = np.array(place_mm[:2])
     corners = (origin + pitch * (left, top), origin + pitch * (right, bottom))
     tolerance_px = CUT_TOLERANCE_MM / pitch.max()
     outlines = tuple(corners[0] + pitch * _smooth(outline, tolerance_px) for outline in outlines_px(inside))
     return _Part(Image.fromarray(rgb), inside, tuple(np.concatenate(corners).tolist()), outlines)
+
+
+def _on_white(rgba: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _pitch(box_mm: Box, size_px: Sequence[int]) -> Point:
@@ -276,8 +279,7 @@ def _draw_template(pdf: FPDF, page: Page, box_mm: Box, parts: list[_Part], templ
 def _thumbnail(face: Image.Image) -> Image.Image:
     """The face on white, pale, so that the pieces stand out."""
     small = face.convert("RGBA").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    white = Image.new("RGBA", small.size, "white")
-    return Image.blend(Image.alpha_composite(white, small), white, 0.4).convert("RGB")
+    return Image.blend(_on_white(small), Image.new("RGB", small.size, "white"), 0.4)
 
 
 def _draw_tile(pdf: FPDF, sheet: Sheet, tile: Tile, part: _Part) -> None:
@@ -288,8 +290,8 @@ def _draw_tile(pdf: FPDF, sheet: Sheet, tile: Tile, part: _Part) -> None:
     (x0, y0), (x1, y1) = np.reshape(place, (2, 2)) + offset
     with pdf.rect_clip(left, top, right - left, bottom - top):
         pdf.image(image, x0, y0, x1 - x0, y1 - y0)
-    with pdf.rect_clip(left - 0.1, top - 0.1, right - left + 0.2, bottom - top + 0.2):
-        pen(pdf, CUT_LINE_MM)
+    pen(pdf, CUT_LINE_MM)  # before the clip: its end takes the pen back without telling fpdf
+    with pdf.rect_clip(left - CUT_LINE_MM, top - CUT_LINE_MM, *np.add((right - left, bottom - top), 2 * CUT_LINE_MM)):
         for outline in part.outlines_mm:
             pdf.polygon((outline + offset).tolist(), style="D")
     _draw_seams(pdf, tile, piece)
@@ -328,15 +330,15 @@ def _draw_seams(pdf: FPDF, tile: Tile, piece: Piece) -> None:
     The line lies in the strip that will be covered, or in the waste that is cut off: the joined artwork bears no mark.
     """
     left, top, right, bottom = tile.box_mm
-    half = TRIM_LINE_MM / 2
+    aside = DOT_MM + TRIM_LINE_MM / 2
     for x, shown in ((left, tile.column > 1), (right - OVERLAP_MM, tile.column < piece.columns)):
         if shown:
-            shift = -half if x == left else half
+            shift = -aside if x == left else aside
             _draw_seam(pdf, (x + shift, top - PAD_MM + 1), (x + shift, bottom + PAD_MM - 1))
             _draw_crosses(pdf, (x, top - 4), (x, bottom + 4))
     for y, shown in ((top, tile.row > 1), (bottom - OVERLAP_MM, tile.row < piece.rows)):
         if shown:
-            shift = -half if y == top else half
+            shift = -aside if y == top else aside
             _draw_seam(pdf, (left - PAD_MM + 1, y + shift), (right + PAD_MM - 1, y + shift))
             _draw_crosses(pdf, (left - 4, y), (right + 4, y))
 

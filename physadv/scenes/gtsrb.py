@@ -18,14 +18,18 @@ INSIDE = ("", "Images", "Final_Training/Images", "GTSRB/Final_Training/Images")
 
 def gtsrb(folder: Path) -> list[Photograph]:
     """Every photograph with its sign's box; a group is one physical sign (a track of one class)."""
-    tables = next((found for inside in INSIDE if (found := sorted((folder / inside).glob("*/GT-*.csv")))), None)
-    if tables is not None:
-        found = [one for table in tables for one in _published(table)]
-    else:
+    found = [one for table in _tables(folder) for one in _published(table)]
+    if not found:
         found = list(_repacked(_table_of(folder), folder))
     if not found:
         raise UserError(f"The GTSRB tables of {folder} list no photographs: unpack the dataset again.")
     return found
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The csv of every class, as published, wherever in the unpacked archive `folder` is."""
+    places = (sorted((folder / inside).glob("*/GT-*.csv")) for inside in INSIDE)
+    return next((tables for tables in places if tables), [])
 
 
 def _published(table: Path) -> Iterator[Photograph]:

@@ -88,8 +88,8 @@ def _fit(
     x, y, weights = (values.flatten(1) for values in (drawn, seen, weights))
     shared = _robust_line(x, y, weights, (nothing, nothing), stiffness=(0.0, 1.0))
     x, y, weights = (values.reshape(-1, drawn.shape[2]) for values in (x, y, weights))
-    prior = tuple(value.expand(-1, 3).reshape(-1, 1) for value in shared)
-    gain, bias = _robust_line(x, y, weights, prior, stiffness=STIFFNESS)
+    gain, bias = (value.expand(-1, 3).reshape(-1, 1) for value in shared)
+    gain, bias = _robust_line(x, y, weights, (gain, bias), stiffness=STIFFNESS)
     return gain.reshape(-1, 3), bias.reshape(-1, 3)
 
 

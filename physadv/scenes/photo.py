@@ -34,6 +34,19 @@ def photo(file: Path, *, quad: Sequence[float] | None, label: str | None) -> lis
     return [Photograph(Path(file), label, group=str(file), name=Path(file).stem, quad=_checked(quad))]
 
 
+def parse_quad(text: str | None) -> list[float] | None:
+    """`x,y x,y x,y x,y` -> eight numbers. UserError: anything else."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise UserError(f"--quad is {text!r}; write four corners in px: 'x,y x,y x,y x,y'.") from error
+    if len(numbers) != 8:
+        raise UserError(f"--quad holds {len(numbers)} numbers; write four corners in px: 'x,y x,y x,y x,y'.")
+    return numbers
+
+
 def class_names(labels: Sequence[str]) -> tuple[str, ...]:
     """The 43 GTSRB slugs where they hold every label, else the labels themselves, sorted."""
     return GTSRB if set(labels) <= set(GTSRB) else tuple(sorted(set(labels)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,10 +74,11 @@ def merge(parts: Sequence[Scenes]) -> Scenes:
         raise UserError("Photographed scenes cannot be joined with staged ones: attack them in two runs.")
     faces, rows = _merged_faces([one.faces for one in parts])
     tensors = ("images", "surface", "labels", "gain", "bias", "native_px")
-    together = {name: torch.cat([getattr(one, name) for one in parts]) for name in tensors}
-    words = {name: tuple(word for one in parts for word in getattr(one, name)) for name in ("names", "groups")}
+    together: dict[str, Any] = {name: torch.cat([getattr(one, name) for one in parts]) for name in tensors}
+    for name in ("names", "groups"):
+        together[name] = tuple(word for one in parts for word in getattr(one, name))
     face = torch.cat([row[one.face] for one, row in zip(parts, rows, strict=True)])
-    return replace(first, **together, **words, faces=faces, face=face)
+    return replace(first, **together, faces=faces, face=face)
 
 
 def _merged_faces(parts: Sequence[Faces]) -> tuple[Faces, list[torch.Tensor]]:

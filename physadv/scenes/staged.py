@@ -23,7 +23,10 @@ PROCEDURAL = 36
 
 
 def staged(faces: str, *, backgrounds: Path | None, label: str | None, face_mm: float | None) -> Scenes:
-    """One scene per comma-separated face, a picture file or the slug of a drawn sign (`all`: every one); its light is the world's."""
+    """One scene per comma-separated face: a picture file or the slug of a drawn sign (`all`: every one).
+
+    Its light is the world's: gain 1, bias 0.
+    """
     parts = [part.strip() for part in faces.split(",") if part.strip()]
     if parts == ["all"]:
         parts = [name for name in GTSRB if has_art(name)]
@@ -35,9 +38,17 @@ def staged(faces: str, *, backgrounds: Path | None, label: str | None, face_mm: 
 
 
 def procedural_backgrounds(count: int, *, seed: int) -> Float[Tensor, "m 3 s s"]:
-    """Sky, foliage, wall and road made of gradients and fractal noise: enough to pose a sign over with no pictures."""
+    """Sky over foliage, walls and road, made of gradients and fractal noise: enough to pose a sign with no pictures.
+
+    Each has a ragged skyline, which may lie outside the picture, and an exposure of its own.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([_landscape(generator) for _ in range(count)])
+    horizon, ragged, exposure, tilt = torch.rand(4, count, 1, 1, generator=generator)
+    sky = _mixed(SKIES, 0.2 * _noise(count, slope=2.2, generator=generator) + 0.8 * _down(), generator)
+    ground = _mixed(GROUNDS, _noise(count, slope=1.15, generator=generator), generator)
+    relief = 0.3 * ragged * (_noise(count, slope=1.7, generator=generator) - 0.5) + 0.1 * (tilt - 0.5) * _down().T
+    below = ((_down() - 1.4 * horizon + 0.3 - relief) * 60).sigmoid()[:, None]
+    return ((sky + below * (ground - sky)) * (0.45 + 0.65 * exposure[:, None])).clamp(0, 1)
 
 
 def _face(part: str, *, label: str | None, face_mm: float | None) -> Faces:
@@ -95,31 +106,22 @@ GROUNDS = (
 )
 
 
-def _landscape(generator: torch.Generator) -> Float[Tensor, "3 s s"]:
-    """Sky above a ragged skyline, ground below; the skyline may lie outside the picture."""
-    horizon, ragged, exposure, tilt = torch.rand(4, generator=generator).tolist()
-    sky = _mixed(SKIES, 0.2 * _noise(generator, slope=2.2) + _down() * 0.8, generator)
-    ground = _mixed(GROUNDS, _noise(generator, slope=1.15), generator)
-    relief = 0.3 * ragged * (_noise(generator, slope=1.7) - 0.5) + 0.1 * (tilt - 0.5) * _down().T
-    skyline = 1.4 * horizon - 0.3 + relief
-    below = ((_down() - skyline) * 60).sigmoid()
-    return ((sky + below * (ground - sky)) * (0.45 + 0.65 * exposure)).clamp(0, 1)
-
-
-def _mixed(palettes: Sequence, share: Float[Tensor, "s s"], generator: torch.Generator) -> Float[Tensor, "3 s s"]:
-    """One palette, drawn; `share` of its light end."""
-    dark, light = torch.tensor(palettes[int(torch.randint(len(palettes), (), generator=generator))])
-    return dark[:, None, None] + share * (light - dark)[:, None, None]
+def _mixed(palettes: Sequence, share: Float[Tensor, "m s s"], generator: torch.Generator) -> Float[Tensor, "m 3 s s"]:
+    """A palette for each picture, drawn; `share` of its light end."""
+    rows = torch.randint(len(palettes), (len(share),), generator=generator)
+    dark, light = torch.tensor(palettes)[rows, :, :, None, None].unbind(1)
+    return dark + share[:, None] * (light - dark)
 
 
 def _down() -> Float[Tensor, "s s"]:
     return torch.linspace(0, 1, BACKGROUND_PX)[:, None].expand(-1, BACKGROUND_PX)
 
 
-def _noise(generator: torch.Generator, *, slope: float) -> Float[Tensor, "s s"]:
+def _noise(count: int, *, slope: float, generator: torch.Generator) -> Float[Tensor, "m s s"]:
     """Noise in [0, 1] whose amplitude falls as 1 / frequency ** slope."""
+    size = (BACKGROUND_PX, BACKGROUND_PX)
     across, down = torch.fft.rfftfreq(BACKGROUND_PX), torch.fft.fftfreq(BACKGROUND_PX)[:, None]
     frequency = (across**2 + down**2).sqrt().clamp_min(1 / BACKGROUND_PX)
-    white = torch.fft.rfft2(torch.randn(BACKGROUND_PX, BACKGROUND_PX, generator=generator))
-    field = torch.fft.irfft2(white / frequency**slope, s=(BACKGROUND_PX, BACKGROUND_PX))
-    return ((field - field.mean()) / (4 * field.std()) + 0.5).clamp(0, 1)
+    field = torch.fft.irfft2(torch.fft.rfft2(torch.randn(count, *size, generator=generator)) / frequency**slope, s=size)
+    std, mean = torch.std_mean(field, dim=(1, 2), keepdim=True)
+    return ((field - mean) / (4 * std) + 0.5).clamp(0, 1)

@@ -25,6 +25,7 @@ class Artwork:
     alpha: the share of each pixel that is covered, in [0, 1].
     place_mm: xyxy on the surface; p = 1, or one per scene (or per view).
     record: json: where the artwork comes from, and every figure measured on it.
+    printed: False for a picture of the scene itself (norm balls), which no ink and no light changes again.
     """
 
     rgb: Float[Tensor, "a 3 h w"]
@@ -40,6 +41,10 @@ class Artwork:
         """The artworks of scenes `rows`; what all scenes share stays shared."""
         parts = {name: getattr(self, name) for name in ("rgb", "alpha", "place_mm")}
         return replace(self, **{name: part if len(part) == 1 else part[rows] for name, part in parts.items()})
+
+    def at(self, place_mm: Float[Tensor, "n 4"]) -> "Artwork":
+        """The same artwork at other places."""
+        return replace(self, place_mm=place_mm)
 
     def to(self, device: torch.device | str) -> "Artwork":
         return replace(self, rgb=self.rgb.to(device), alpha=self.alpha.to(device), place_mm=self.place_mm.to(device))
@@ -66,6 +71,7 @@ class Artwork:
             "alphas": len(self.alpha),
             "size_px": [self.rgb.shape[3], self.rgb.shape[2]],
             "place_mm": self.place_mm.double().tolist(),
+            "printed": self.printed,
             "sha256": {name: sha256(data) for name, data in pictures.items()},
             "record": dict(self.record),
         }
@@ -83,7 +89,7 @@ def load_artwork(folder: Path) -> Artwork:
     try:
         rgb = _load_stack(folder, "art", said["artworks"], "RGB", said["sha256"])
         alpha = _load_stack(folder, "alpha", said["alphas"], "L", said["sha256"])
-        return Artwork(rgb, alpha, torch.tensor(said["place_mm"], dtype=torch.float32), said["record"])
+        return Artwork(rgb, alpha, torch.tensor(said["place_mm"], dtype=torch.float32), said["record"], said["printed"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe an artwork ({error!r}): make the artwork again.") from error
 

@@ -91,6 +91,19 @@ def resolve_threat(
     return spec.resolve(scenes, resolution_px=resolution_px, seed=seed)
 
 
+def load_threat(
+    text: str,
+    scenes: Scenes,
+    *,
+    seed: int,
+    mask: Path | str | None = None,
+    palette: str | None = None,
+    resolution_px: int = DEFAULT_RESOLUTION_PX,
+) -> Printed:
+    """`kind:rest` -> the threat on these scenes: `parse_threat`, then `resolve_threat`."""
+    return resolve_threat(parse_threat(text, mask=mask, palette=palette), scenes, resolution_px=resolution_px, seed=seed)
+
+
 def _nearest(wanted: str, known: list[str]) -> str:
     close = get_close_matches(wanted, known, n=1, cutoff=0.4)
     return f"did you mean {close[0]!r}" if close else f"there are {', '.join(known)}"

@@ -64,7 +64,8 @@ class Printed:
 
     def artwork(self, theta: Theta) -> Artwork:
         """θ in its place; differentiable in θ."""
-        return Artwork(self.feasible.colours(theta), self._alpha(len(theta)), self.place_mm, {"threat": self.name})
+        record = {"threat": self.name}
+        return Artwork(self.feasible.colours(theta), self._alpha(len(theta)), self.place_mm, record, not self.per_image)
 
     def _alpha(self, count: int) -> Float[Tensor, "masks 1 h w"]:
         return self.alpha.amin(0, keepdim=True) if count == 1 else self.alpha

@@ -1,0 +1,268 @@
+"""The command line: options in, files and a short answer out. What commands do is in `physadv/runs.py`."""
+
+import inspect
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console as Rich
+from rich.table import Table
+
+from physadv import __version__
+from physadv.config import AttackOptions, EvaluateOptions, Options, TrainOptions, configure
+from physadv.console import Console
+from physadv.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Can something printed and put on the object break a vision system, and how do I make it stop?",
+)
+worlds_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What the physical world does.")
+app.add_typer(worlds_app, name="worlds")
+out = Rich(highlight=False, soft_wrap=True)
+
+
+def command(model: type[Options], **names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command whose options are the fields of `model`, and --config."""
+
+    def register(function: Callable[[Any], None]) -> Callable[..., None]:
+        def run(config: Path | None, **given: Any) -> None:
+            function(configure(model, given, config))
+
+        run.__doc__ = function.__doc__
+        run.__signature__ = inspect.Signature([_config(), *map(_option, model.model_fields)])  # type: ignore[attr-defined]
+        app.command(names.get("name", function.__name__))(run)
+        return run
+
+    def _option(name: str) -> inspect.Parameter:
+        field = model.model_fields[name]
+        default = "" if field.default in (None, False) else f" [default: {field.default}]"
+        kind = field.annotation if "None" in str(field.annotation) else field.annotation | None  # type: ignore[operator]
+        flags = [f"--{name.replace('_', '-')}"]
+        option = typer.Option(*flags, help=f"{field.description}{default}", show_default=False)
+        if field.annotation is bool:
+            kind = bool | None
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+    def _config() -> inspect.Parameter:
+        option = typer.Option("--config", help="YAML file with the same keys as the options.", show_default=False)
+        kind = Annotated[Path | None, option]
+        return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+    return register
+
+
+@command(AttackOptions)
+def attack(options: AttackOptions) -> None:
+    """Find a printable artwork that breaks the target, and judge it on views that the search never saw."""
+    from physadv.runs import run_attack
+
+    _show(run_attack(options, command=_command(), console=Console()))
+    out.print(f"artwork, metrics.json and report.html are in {options.out}")
+
+
+@command(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> None:
+    """Judge an artwork, a fresh attack on every scene (--attack), or the clean target."""
+    from physadv.runs import run_evaluate
+
+    _show(run_evaluate(options, command=_command(), console=Console()))
+    out.print(f"metrics.json and report.html are in {options.out}")
+
+
+@command(TrainOptions)
+def train(options: TrainOptions) -> None:
+    """Train a classifier on photographs and staged faces seen through a world."""
+    from physadv.runs import run_train
+
+    for scenes, rates in run_train(options, console=Console()).items():
+        _table(("world", f"accuracy on {scenes}"), [(name, _percent(rate)) for name, rate in rates.items()])
+    out.print(f"weights are in {options.out}; use them with --target safetensors:{options.out}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")] = Path("physadv-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
+) -> None:
+    """Attack, judge and print on shipped signs and the shipped victim: a true answer in three minutes."""
+    from physadv.runs import run_demo
+
+    _show(run_demo(folder, seed=seed, device=device, overwrite=overwrite, command=_command(), console=Console()))
+    out.print(f"open {folder / 'report.html'}; print {folder / 'sheet.pdf'}")
+
+
+@app.command()
+def apply(
+    artwork: Annotated[Path, typer.Option(help="Folder of an artwork.")],
+    image: Annotated[Path | None, typer.Option(help="Photograph of a sign.")] = None,
+    quad: Annotated[str | None, typer.Option(help="Corners of the face in the photograph: 'x,y x,y x,y x,y'.")] = None,
+    face: Annotated[str, typer.Option(help="A drawn sign or FACE.png, where there is no photograph.")] = "stop",
+    label: Annotated[str | None, typer.Option(help="Class of the sign: its size in mm.")] = None,
+    face_mm: Annotated[float | None, typer.Option(help="Width of the face in mm.")] = None,
+    output: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("applied.png"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the PNG.")] = False,
+) -> None:
+    """Put an artwork onto a photograph (--image, --quad) or a sign's face; no model needed."""
+    from physadv.handwork import apply_artwork
+
+    apply_artwork(
+        artwork, output, image=image, quad=quad, face=face, label=label, face_mm=face_mm, overwrite=overwrite
+    )
+    out.print(f"wrote {output}")
+
+
+@app.command("import")
+def import_(
+    image: Annotated[Path, typer.Argument(help="The patch: PNG, transparent where nothing is printed.")],
+    width_mm: Annotated[float, typer.Option(help="Its width on paper, in mm.")],
+    at: Annotated[str, typer.Option(help="Its centre on the sign: 'x,y' in mm from the face's top-left.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the artwork.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
+) -> None:
+    """Make an artwork of an existing patch, to apply, print or evaluate it."""
+    from physadv.handwork import import_artwork
+
+    import_artwork(image, folder, width_mm=width_mm, at=at, overwrite=overwrite)
+    out.print(f"artwork in {folder}; judge it with: physadv evaluate --artwork {folder}")
+
+
+@app.command("print")
+def print_(
+    artwork: Annotated[Path | None, typer.Option(help="Folder of an artwork.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Any picture, with --width-mm.")] = None,
+    width_mm: Annotated[float | None, typer.Option(help="Width of --image on paper.")] = None,
+    paper: Annotated[str, typer.Option(help="a4, a3, letter or WxHmm.")] = "a4",
+    dpi: Annotated[int, typer.Option(help="Dots per inch.")] = 300,
+    tags: Annotated[bool, typer.Option(help="Corner tags, which `capture` needs.")] = True,
+    folder: Annotated[Path | None, typer.Option("--out", help="Folder for sheet.pdf; default: the artwork's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier sheet.")] = False,
+) -> None:
+    """Write sheet.pdf at true size, and sheet.json with everything in mm."""
+    from physadv.handwork import print_sheet
+
+    sheet = print_sheet(
+        artwork, image, width_mm=width_mm, paper=paper, dpi=dpi, tags=tags, folder=folder, overwrite=overwrite
+    )
+    pages = len(sheet.pages)
+    out.print(f"{pages} page{'s' * (pages > 1)} of {sheet.paper}; print at 100 % and check the ruler")
+
+
+@app.command()
+def report(
+    compare: Annotated[list[Path], typer.Option("--compare", help="Output folder of a run; give it once per run.")],
+    output: Annotated[Path, typer.Option("--out", help="HTML to write.")] = Path("comparison.html"),
+) -> None:
+    """Put runs side by side."""
+    from physadv.report import compare_reports
+
+    compare_reports(output, compare)
+    out.print(f"wrote {output}")
+
+
+@app.command()
+def targets() -> None:
+    """List what --target takes."""
+    from physadv.targets import list_targets
+
+    _table(("target", "what it is"), list(list_targets()))
+
+
+@app.command()
+def threats() -> None:
+    """List what --threat takes."""
+    from physadv.threats import list_threats
+
+    _table(("threat", "example", "what may change"), [(row.name, row.example, row.meaning) for row in list_threats()])
+
+
+@worlds_app.callback()
+def worlds(context: typer.Context) -> None:
+    """List the named worlds; `worlds show NAME` draws a contact sheet."""
+    if context.invoked_subcommand:
+        return
+    from physadv.transforms.world import DIGITAL, load_world, world_names
+
+    known = [*map(load_world, [*world_names(), "promise"]), DIGITAL]
+    _table(("world", "hash", "what it is"), [(world.name, world.hash, world.note) for world in known])
+
+
+@worlds_app.command("show")
+def show_world(
+    name: Annotated[str, typer.Argument(help="A named world or a YAML file.")],
+    scenes: Annotated[str, typer.Option(help="Scenes to photograph.")] = "staged:stop,yield,priority-road,speed-limit-50",
+    backgrounds: Annotated[Path | None, typer.Option(help="Folder of pictures to stage signs over.")] = None,
+    artwork: Annotated[Path | None, typer.Option(help="Folder of an artwork to put on them.")] = None,
+    views: Annotated[int, typer.Option(help="Photographs.")] = 48,
+    size_px: Annotated[int, typer.Option(help="Pixels of each photograph.")] = 96,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    output: Annotated[Path | None, typer.Option("--out", help="PNG to write; default NAME.png.")] = None,
+) -> None:
+    """Draw a contact sheet of a world."""
+    from physadv.handwork import contact_sheet
+
+    path = output or Path(f"{Path(name).stem}.png")
+    contact_sheet(
+        name, path, scenes=scenes, backgrounds=backgrounds, artwork=artwork, views=views, size_px=size_px, seed=seed
+    )
+    out.print(f"wrote {path}")
+
+
+def _show(metrics: dict[str, Any]) -> None:
+    """The rates that matter, in one table."""
+    rows = [("accuracy on clean views", metrics["accuracy"]), ("goal reached without artwork", metrics["clean"])]
+    if "attacked" in metrics:
+        rows += [("attack success, held-out views", metrics["attacked"])]
+        rows += [(f"control: {name} stickers", rate) for name, rate in metrics["controls"].items()]
+        if "worst_world" in metrics:
+            rows += [(f"weakest named world: {metrics['worst_world']['world']}", metrics["worst_world"])]
+        rows += [("promise: worlds nobody optimised in", metrics["promise"])]
+    world = metrics["world"]
+    _table((f"world {world['name']} ({world['hash']})", "rate [95 %]"), [(name, _percent(rate)) for name, rate in rows])
+
+
+def _percent(rate: dict[str, Any]) -> str:
+    if rate["rate"] is None:
+        return "no cases"
+    low, high = rate["ci95"]
+    return f"{100 * rate['rate']:.1f} % [{100 * low:.1f}–{100 * high:.1f}]  ({rate['k']}/{rate['n']})"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def _command() -> str:
+    return shlex.join(["physadv", *sys.argv[1:]])
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(f"physadv {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; bad input gets one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        Rich(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {error}", markup=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""The equation: θ* = argmin_{θ ∈ S} E_{t ~ T} [ L( f( t(x ⊕ θ) ), y ) ]."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from physadv.errors import UserError
+from physadv.files import read_tensors, write_tensors
+from physadv.heldout import HeldOut
+from physadv.objectives import DEFAULT_KAPPA, Objective, make_objective, parse_expectation, parse_goal
+from physadv.objectives.printability import non_printability, printable_palette, total_variation
+from physadv.optimisers import Optimiser, make_optimiser
+from physadv.scenes.base import Scenes
+from physadv.targets.base import Classifier, frozen
+from physadv.targets.spec import align_labels
+from physadv.threats.base import Artwork, Theta, Threat
+from physadv.threats.patch import RoamingPatch
+from physadv.transforms.stages import derive
+from physadv.transforms.world import World
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search. `batch` scenes x `views` photographs of each make one step; defaults: docs/ablation.md."""
+
+    goal: str = "untargeted"
+    objective: str = "margin"
+    kappa: float = DEFAULT_KAPPA
+    expectation: str = "mean"
+    optimiser: str = "pgd"
+    step_size: float | None = None
+    steps: int = 200
+    batch: int = 16
+    views: int = 2
+    restarts: int = 1
+    tv: float = 0.0
+    nps: float = 0.0
+    per_scene: bool = False
+    check_every: int = 20
+    held_out: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "views", "restarts", "check_every", "held_out"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("tv", "nps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} is {getattr(self, name)}; a weight is 0 or more.")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is reported after a step; success and the held-out loss at every check."""
+
+    restart: int
+    step: int
+    steps: int
+    loss: float
+    success: float | None
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The best artwork on held-out draws, and how the search went."""
+
+    artwork: Artwork
+    history: tuple[dict[str, float], ...]
+    seconds: float
+
+
+@dataclass
+class _Search:
+    """Everything that changes while the attack runs: what a checkpoint holds."""
+
+    theta: Theta
+    state: dict[str, Tensor]
+    best: Theta
+    best_score: Float[Tensor, " a"]
+    done: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Everything that does not change."""
+
+    target: Classifier
+    scenes: Scenes
+    threat: Threat
+    world: World
+    settings: Settings
+    seed: int
+    objective: Objective
+    optimiser: Optimiser
+    truth: Int[Tensor, " b"]
+    held_out: HeldOut
+
+    @property
+    def separate(self) -> bool:
+        """One artwork per scene, each judged on its own views."""
+        return self.settings.per_scene or bool(getattr(self.threat, "per_image", False))
+
+
+def attack(
+    target: Classifier,
+    scenes: Scenes,
+    threat: Threat,
+    *,
+    world: World,
+    settings: Settings,
+    seed: int,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    report: Callable[[Step], None] = lambda step: None,
+) -> Attacked:
+    """Search θ under the world; the artwork returned did best on fixed held-out draws, and holds what its PNG will hold.
+
+    checkpoint: written at every check; with `resume` the search goes on from there and ends at the same bits (CPU).
+    Raises UserError for a world that is reserved for judging, and for a checkpoint of another run.
+    """
+    if world.reserved:
+        raise UserError(f"The world {world.name!r} only judges: an attack that optimises in it would spoil the promise.")
+    problem = _problem(target, scenes, threat, world, settings, seed)
+    start = time.monotonic()
+    with frozen(target.module):
+        search = _resumed(problem, checkpoint) if resume and checkpoint and checkpoint.is_file() else None
+        search = search or _fresh(problem, restart=0)
+        total = settings.steps * settings.restarts
+        first = search.done
+        while search.done < total:
+            restart, step = divmod(search.done, settings.steps)
+            if step == 0 and restart > 0:
+                search = replace(_fresh(problem, restart=restart), **_kept(search))
+            loss = _step(problem, search, step)
+            checked = search.done % settings.check_every == 0 or step + 1 == settings.steps
+            success = _check(problem, search) if checked else None
+            search.history.append({"step": search.done, "loss": loss} | ({} if success is None else {"success": success}))
+            if checked and checkpoint:
+                _write(problem, search, checkpoint)
+            left = (time.monotonic() - start) / (search.done - first) * (total - search.done)
+            report(Step(restart, step + 1, settings.steps, loss, success, left))
+    artwork = threat.artwork(search.best).quantised()
+    return Attacked(artwork, tuple(search.history), time.monotonic() - start)
+
+
+def _problem(
+    target: Classifier, scenes: Scenes, threat: Threat, world: World, settings: Settings, seed: int
+) -> _Problem:
+    goal = parse_goal(settings.goal, target.classes)
+    truth = align_labels(scenes.classes, target.classes).to(scenes.labels.device)[scenes.labels]
+    if goal.target is not None and bool((truth == goal.target).any()):
+        raise UserError(f"Some scenes are of class {settings.goal.removeprefix('class:')!r} already; leave them out.")
+    views = max(1, settings.held_out // len(scenes))
+    places = None
+    if isinstance(threat, RoamingPatch):
+        places = _places(threat, scenes, torch.arange(len(scenes)).repeat(views), world, range(len(scenes) * views), seed)
+    return _Problem(
+        target=target,
+        scenes=scenes,
+        threat=threat,
+        world=world,
+        settings=settings,
+        seed=seed,
+        objective=make_objective(settings.objective, goal, kappa=settings.kappa),
+        optimiser=make_optimiser(settings.optimiser, settings.step_size),
+        truth=truth,
+        held_out=HeldOut(target, scenes, world, views, derive(seed, "held-out"), places, keep=True),
+    )
+
+
+def _places(
+    threat: RoamingPatch, scenes: Scenes, rows: Int[Tensor, " n"], world: World, views: range, seed: int
+) -> Float[Tensor, "n 4"]:
+    """A place for every view, from that view's own free uniforms."""
+    return threat.places(world.draw(views, seed=seed).place(), scenes.take(rows))
+
+
+def _fresh(problem: _Problem, *, restart: int) -> _Search:
+    generator = torch.Generator().manual_seed(derive(problem.seed, "init", restart))
+    theta = problem.threat.init(problem.scenes, generator=generator, per_scene=problem.settings.per_scene)
+    lowest = torch.full((len(theta),), -torch.inf, device=theta.device)
+    return _Search(theta, problem.optimiser.init(theta), theta.clone(), lowest)
+
+
+def _kept(search: _Search) -> dict[str, Any]:
+    """What a restart does not forget: restarts keep the best, not the last."""
+    return {name: getattr(search, name) for name in ("best", "best_score", "done", "history")}
+
+
+def _step(problem: _Problem, search: _Search, step: int) -> float:
+    """One gradient of the expectation, one move, one projection."""
+    settings = problem.settings
+    rows = _rows(problem, search.done)
+    theta = search.theta.detach().requires_grad_()
+    losses = problem.objective.loss(problem.target(_photographs(problem, theta, rows, search.done)), problem.truth[rows])
+    expectation = parse_expectation(settings.expectation)
+    loss = expectation(losses.unflatten(0, (settings.views, -1)).mT).sum() if problem.separate else expectation(losses)
+    (gradient,) = torch.autograd.grad(loss + _unprintable(problem, theta), theta)
+    moved, search.state = problem.optimiser.update(
+        theta.detach(), gradient, search.state, progress=step / settings.steps
+    )
+    search.theta = problem.threat.project(moved)
+    search.done += 1
+    return losses.mean().item()
+
+
+def _rows(problem: _Problem, done: int) -> Int[Tensor, " n"]:
+    """The scene of each photograph of a step: scenes take turns in a shuffled order, each `views` times."""
+    scenes, batch = len(problem.scenes), problem.settings.batch
+    if problem.separate:
+        return torch.arange(scenes).repeat(problem.settings.views)
+    first = done * batch
+    rounds = range(first // scenes, (first + batch - 1) // scenes + 1)
+    order = torch.cat([_order(scenes, problem.seed, round_) for round_ in rounds])
+    return order[first % scenes :][:batch].repeat(problem.settings.views)
+
+
+def _order(scenes: int, seed: int, round_: int) -> Int[Tensor, " scenes"]:
+    return torch.randperm(scenes, generator=torch.Generator().manual_seed(derive(seed, "order", round_)))
+
+
+def _photographs(
+    problem: _Problem, theta: Float[Tensor, "a 3 h w"], rows: Int[Tensor, " n"], done: int
+) -> Float[Tensor, "n 3 y x"]:
+    scenes = problem.scenes.take(rows)
+    seed = derive(problem.seed, "attack")
+    views = range(done * len(rows), (done + 1) * len(rows))
+    artwork = problem.threat.artwork(theta)
+    if problem.separate:
+        artwork = artwork.take(rows)
+    elif len(artwork.place_mm) > 1:
+        artwork = artwork.at(artwork.place_mm[rows])
+    if isinstance(problem.threat, RoamingPatch):
+        artwork = artwork.at(_places(problem.threat, problem.scenes, rows, problem.world, views, seed))
+    return problem.world.photograph(artwork, scenes, problem.world.draw(views, seed=seed), frame=problem.target.frame)
+
+
+def _unprintable(problem: _Problem, theta: Float[Tensor, "a 3 h w"]) -> Tensor:
+    """The weighted penalties on the artwork itself."""
+    settings, artwork = problem.settings, problem.threat.artwork(theta)
+    penalty = theta.new_zeros(())
+    if settings.tv:
+        penalty = penalty + settings.tv * total_variation(artwork.rgb, artwork.alpha).sum()
+    if settings.nps:
+        penalty = penalty + settings.nps * non_printability(artwork.rgb, artwork.alpha, printable_palette()).sum()
+    return penalty
+
+
+def _check(problem: _Problem, search: _Search) -> float:
+    """Judge θ on the held-out draws; keep it where it beats the best: more success, and at equal success a lower loss."""
+    logits = problem.held_out.logits(problem.threat.artwork(search.theta).quantised())
+    won = problem.objective.success(logits, problem.held_out.truth).float()
+    score = won - 1e-5 * problem.objective.loss(logits, problem.held_out.truth)
+    score = score.unflatten(0, (problem.held_out.views, -1)).mean(0) if problem.separate else score.mean()[None]
+    better = score > search.best_score
+    search.best = torch.where(better[:, None, None, None], search.theta, search.best)
+    search.best_score = torch.where(better, score, search.best_score)
+    return won.mean().item()
+
+
+def _fingerprint(problem: _Problem) -> str:
+    """What a checkpoint must agree on to be continued."""
+    said = [asdict(problem.settings), problem.seed, problem.threat.name, problem.world.hash]
+    said += [problem.target.weights_hash, list(problem.scenes.names)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def _write(problem: _Problem, search: _Search, path: Path) -> None:
+    tensors = {"theta": search.theta, "best": search.best, "best_score": search.best_score}
+    tensors |= {f"state.{name}": value for name, value in search.state.items()}
+    metadata = {"fingerprint": _fingerprint(problem), "done": search.done, "history": search.history}
+    write_tensors(path, {name: value.contiguous() for name, value in tensors.items()}, metadata)
+
+
+def _resumed(problem: _Problem, path: Path) -> _Search:
+    tensors, metadata = read_tensors(path)
+    if metadata.get("fingerprint") != _fingerprint(problem):
+        raise UserError(f"{path} belongs to another run; repeat that run's options, or start anew with --overwrite.")
+    device = problem.scenes.images.device
+    tensors = {name: value.to(device) for name, value in tensors.items()}
+    state = {name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")}
+    return _Search(
+        tensors["theta"], state, tensors["best"], tensors["best_score"], metadata["done"], list(metadata["history"])
+    )

@@ -1,0 +1,128 @@
+"""One model per command: the same fields make its command-line options, its YAML file and its defaults."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from physadv.attacks import Settings
+from physadv.errors import UserError
+
+DEFAULTS = Settings()
+
+
+class Options(BaseModel):
+    """Options of every command that writes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    out: Path = Field(Path("physadv-out"), description="Folder for everything that is written.")
+    seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
+    device: str = Field("cpu", description="cpu, cuda, cuda:1 ...")
+    overwrite: bool = Field(False, description="Replace an earlier run in --out.")
+
+
+class SceneOptions(Options):
+    """Which signs."""
+
+    scenes: str = Field("staged:stop", description="staged:FACE, gtsrb:DIR, imagefolder:DIR, photo:FILE; join by +.")
+    backgrounds: Path | None = Field(None, description="Folder of pictures to stage signs over.")
+    classes: list[str] | None = Field(None, description="Keep the scenes of these classes.")
+    limit: int | None = Field(None, description="Keep the first N scenes, spread over tracks.")
+    quad: str | None = Field(None, description="photo: the face's corners, 'x,y x,y x,y x,y' from top left, clockwise.")
+    label: str | None = Field(None, description="Class of the sign in photo: or staged:.")
+    face_mm: float | None = Field(None, gt=0, description="Width of the sign's face in mm, instead of its class's.")
+    target: str = Field("builtin:gtsrb", description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, safetensors:FILE.")
+    world: str = Field("drive-by", description="A named world, a YAML file, or several joined by +.")
+
+
+class SearchOptions(SceneOptions):
+    """How to search; shared by `attack` and `evaluate --attack`."""
+
+    goal: str = Field(DEFAULTS.goal, description="untargeted or class:NAME.")
+    mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
+    palette: str | None = Field(None, description="any, bw (black and white), printable.")
+    resolution_px: int = Field(64, ge=2, le=2048, description="Pixels along the artwork's longer side.")
+    objective: str = Field(DEFAULTS.objective, description="margin or cross-entropy.")
+    kappa: float = Field(DEFAULTS.kappa, description="Margin in logits at which a view pulls no more.")
+    expectation: str = Field(DEFAULTS.expectation, description="mean, or cvar:0.5 for the worst half of the views.")
+    optimiser: str = Field(DEFAULTS.optimiser, description="pgd, pgd-l2 or adam.")
+    step_size: float | None = Field(DEFAULTS.step_size, description="Step size; each optimiser has its own default.")
+    steps: int = Field(DEFAULTS.steps, description="Gradient steps.")
+    batch: int = Field(DEFAULTS.batch, description="Scenes per step.")
+    views: int = Field(DEFAULTS.views, description="Photographs of each scene per step.")
+    restarts: int = Field(DEFAULTS.restarts, description="Searches from new random starts; the best is kept.")
+    tv: float = Field(DEFAULTS.tv, description="Weight of total variation.")
+    nps: float = Field(DEFAULTS.nps, description="Weight of the non-printability score.")
+    check_every: int = Field(DEFAULTS.check_every, description="Steps between checks on held-out draws (and checkpoints).")
+    held_out: int = Field(DEFAULTS.held_out, description="Held-out photographs that choose the best artwork.")
+    judge_views: int = Field(0, ge=0, description="Fresh views of each scene that judge; 0: 200 over all, 20 at least.")
+
+    def settings(self, *, per_scene: bool = False) -> Settings:
+        """The search itself."""
+        shared = {name: getattr(self, name) for name in Settings.__dataclass_fields__ if name in type(self).model_fields}
+        return Settings(**shared, per_scene=per_scene)
+
+
+class AttackOptions(SearchOptions):
+    """Find an artwork."""
+
+    threat: str = Field("stickers:two-bars", description="stickers, patch:80mm, patch:10%, ring:4%, poster:0.3, linf:8/255 ...")
+    judge: str | None = Field(None, description="Other scenes to judge on; otherwise held-out views of the same.")
+    resume: bool = Field(False, description="Continue from the checkpoint in --out.")
+
+
+class EvaluateOptions(SearchOptions):
+    """Judge an artwork, a fresh attack per scene, or the clean target."""
+
+    artwork: Path | None = Field(None, description="Folder of an artwork; without it the clean signs are judged.")
+    attack: str | None = Field(None, description="Threat of a fresh attack on every scene, instead of an artwork.")
+
+
+class TrainOptions(SceneOptions):
+    """Train a classifier."""
+
+    scenes: str = Field("staged:all", description="Photographs to train on, for example gtsrb:DIR.")
+    staged: str | None = Field("staged:all", description="Faces to stage beside the photographs ('none' for none).")
+    arch: str = Field("small-cnn", description="small-cnn or small-resnet.")
+    world: str = Field("digital+drive-by", description="The augmentation: worlds that the photographs are seen through.")
+    context: float = Field(0.1, ge=0, le=2, description="Margin round the sign's box, as a share of its side.")
+    epochs: int = Field(14, ge=1, description="Passes over the photographs.")
+    batch: int = Field(64, ge=2, description="Images per step.")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak of the one-cycle schedule.")
+    judge: str | None = Field(None, description="Photographs to report the accuracy on, never used in training.")
+
+
+Model = TypeVar("Model", bound=Options)
+
+
+def configure(model: type[Model], given: dict[str, Any], config: Path | None) -> Model:
+    """Options given on the command line, over those of a YAML file, over the defaults."""
+    said = _read(config) if config else {}
+    for key in said:
+        if key not in model.model_fields:
+            near = get_close_matches(str(key), model.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(model.model_fields)}."
+            raise UserError(f"{config}: unknown key {key!r}; {hint}")
+    try:
+        return model(**(said | {name: value for name, value in given.items() if value is not None}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"--{where} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no configuration file {path}; check the path given to --config.")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable YAML: {str(error).splitlines()[0]}; mend that line.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold keys and values, such as `steps: 400`.")
+    return content

@@ -1,0 +1,62 @@
+"""What a person sees while it runs: a bar with the time left on a terminal, plain lines in a pipe."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console as Rich
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from physadv.attacks import Step
+from physadv.training import Progress as Epoch
+
+
+class Console:
+    """Progress of long commands, on standard error, so that results can be piped."""
+
+    def __init__(self) -> None:
+        self.rich = Rich(stderr=True)
+        self._bar: Progress | None = None
+        self._last = -1
+
+    def attack(self, step: Step) -> None:
+        """After every step of an attack."""
+        done = step.restart * step.steps + step.step
+        success = "" if step.success is None else f"held-out success {100 * step.success:.0f} %, "
+        text = f"loss {step.loss:+.2f}, {success}{_time(step.seconds_left)} left"
+        if not self.rich.is_terminal:
+            if step.success is not None:
+                self.rich.print(f"step {step.step}/{step.steps} (start {step.restart + 1}): {text}", highlight=False)
+            return
+        if self._bar is None or done <= self._last:
+            self._stop()
+            columns = (TextColumn("attack"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=self.rich, transient=True)
+            self._bar.add_task(text, total=step.steps)
+            self._bar.start()
+        self._last = done
+        self._bar.update(self._bar.task_ids[0], completed=step.step, description=text)
+        if step.step == step.steps:
+            self._stop()
+
+    def training(self, epoch: Epoch) -> None:
+        """After every epoch of a training."""
+        self.rich.print(
+            f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, accuracy {100 * epoch.accuracy:.1f} %, "
+            f"{_time(epoch.seconds_left)} left",
+            highlight=False,
+        )
+
+    @contextmanager
+    def status(self) -> Iterator[Callable[[str], None]]:
+        """Lines of what is being judged."""
+        yield lambda what: self.rich.print(f"judging: {what}", highlight=False)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

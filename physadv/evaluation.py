@@ -1,0 +1,205 @@
+"""How often the artwork works: on views nobody optimised on, beside its controls, in worlds nobody optimised in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from physadv.heldout import HeldOut
+from physadv.objectives import Margin, Objective, parse_goal
+from physadv.scenes.base import Scenes
+from physadv.stats import Rate, cluster_rate, wilson
+from physadv.targets.base import Classifier, frozen
+from physadv.threats.base import Artwork
+from physadv.transforms.exposure import sign_px
+from physadv.transforms.stages import derive
+from physadv.transforms.view import Pinhole, Relative
+from physadv.transforms.world import World, load_world, world_names
+
+PROMISE = "promise"
+DISTANCES_M = (0.0, 3.0, 6.0, 10.0, 15.0, float("inf"))
+SIZES_PX = (0.0, 32.0, 48.0, 72.0, 112.0, float("inf"))
+YAWS_DEG = (0.0, 10.0, 20.0, 30.0, 40.0, float("inf"))
+_RANDOM_STICKERS = 16
+_RANDOM_BLOCKS = 8  # blocks along the longer side: coarse enough to survive the distance
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Answers on n views with and without the artwork."""
+
+    held_out: HeldOut
+    clean: Float[Tensor, "n c"]
+    attacked: dict[str, Float[Tensor, "n c"]]  # by what is on the sign: artwork, grey, random
+
+    @property
+    def correct(self) -> Bool[Tensor, " n"]:
+        """Views that the target answers correctly without the artwork: the only ones an attack can take."""
+        return self.clean.argmax(1) == self.held_out.truth
+
+    def success(self, objective: Objective, what: str) -> Bool[Tensor, " n"]:
+        return objective.success(self.attacked[what], self.held_out.truth)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics` as in docs/metrics.md, and the answers that the report shows."""
+
+    metrics: dict[str, Any]
+    verdict: Verdict
+
+
+def evaluate(
+    target: Classifier,
+    scenes: Scenes,
+    artwork: Artwork | None,
+    *,
+    world: World,
+    goal: str,
+    views: int,
+    seed: int,
+    places: Callable[[Scenes, World, int, int], Float[Tensor, "n 4"]] | None = None,
+    worlds: Sequence[str] | None = None,
+    report: Callable[[str], None] = lambda what: None,
+) -> Evaluation:
+    """Judge on `views` fresh views of each scene: the world itself with all controls, then each named world and the promise.
+
+    places: (scenes, world, views, seed) -> a place per view, where the threat draws it anew. worlds: all named ones by default.
+    """
+    objective = Margin(parse_goal(goal, target.classes))
+    worlds = world_names() if worlds is None else worlds
+    seed = derive(seed, "judge")
+    with frozen(target.module):
+        report(f"{world.name}: clean, artwork, grey, random")
+        verdict = _judge(target, scenes, artwork, world, views, seed, places, controls=True)
+        elsewhere = {}
+        for name in [*worlds, PROMISE] if artwork is not None else []:
+            report(f"world {name}")
+            elsewhere[name] = _judge(target, scenes, artwork, load_world(name), views, seed, places, controls=False)
+    metrics = _metrics(verdict, elsewhere, objective, seed)
+    return Evaluation(metrics | {"world": {"name": world.name, "hash": world.hash}}, verdict)
+
+
+def _judge(
+    target: Classifier,
+    scenes: Scenes,
+    artwork: Artwork | None,
+    world: World,
+    views: int,
+    seed: int,
+    places: Callable[[Scenes, World, int, int], Float[Tensor, "n 4"]] | None,
+    *,
+    controls: bool,
+) -> Verdict:
+    place = places(scenes, world, views, seed) if places else None
+    held_out = HeldOut(target, scenes, world, views, seed, place)
+    worn: dict[str, Artwork] = {} if artwork is None else {"artwork": artwork}
+    if artwork is not None and controls:
+        worn |= {"grey": _grey(artwork), "random": _random(artwork, held_out, seed)}
+    photographs = [held_out.logits(one) for one in (None, *worn.values())]
+    return Verdict(held_out, photographs[0], dict(zip(worn, photographs[1:], strict=True)))
+
+
+def _grey(artwork: Artwork) -> Artwork:
+    return replace(artwork, rgb=torch.full_like(artwork.rgb, 0.5))
+
+
+def _random(artwork: Artwork, held_out: HeldOut, seed: int) -> Artwork:
+    """The same shape in random colours: coarse blocks, a different sticker in every view of a scene."""
+    height, width = artwork.rgb.shape[-2:]
+    blocks = [max(1, round(_RANDOM_BLOCKS * side / max(height, width))) for side in (height, width)]
+    generator = torch.Generator().manual_seed(derive(seed, "random stickers"))
+    colours = torch.rand(_RANDOM_STICKERS, 3, *blocks, generator=generator).to(artwork.rgb.device)
+    which = torch.arange(len(held_out)) // len(held_out.scenes) % _RANDOM_STICKERS
+    worn = artwork if len(artwork) == len(artwork.place_mm) == 1 else artwork.take(held_out.scene)
+    return replace(worn, rgb=interpolate(colours, (height, width), mode="nearest")[which])
+
+
+def _metrics(
+    verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objective, seed: int
+) -> dict[str, Any]:
+    truth = verdict.held_out.truth
+    everywhere = torch.ones_like(verdict.correct)
+    clean_reached = objective.success(verdict.clean, truth)
+    metrics: dict[str, Any] = {
+        "accuracy": _rate(verdict, verdict.correct, everywhere, seed).to_json(),
+        "clean": _rate(verdict, clean_reached, everywhere, seed).to_json(),
+    }
+    if not verdict.attacked:
+        return metrics
+    metrics["attacked"] = _asr(verdict, objective, "artwork", seed)
+    metrics["controls"] = {what: _asr(verdict, objective, what, seed) for what in ("grey", "random")}
+    rates = {name: _asr(other, objective, "artwork", seed) for name, other in elsewhere.items()}
+    metrics["promise"] = rates.pop(PROMISE)
+    metrics["worlds"] = rates
+    known = {name: rate for name, rate in rates.items() if rate["rate"] is not None}
+    if known:
+        worst = min(known, key=lambda name: known[name]["rate"])
+        metrics["worst_world"] = {"world": worst} | known[worst]
+    return metrics | {"cells": _cells(verdict, objective, seed)}
+
+
+def _asr(verdict: Verdict, objective: Objective, what: str, seed: int) -> dict[str, Any]:
+    """Attack success among the views that are answered correctly without the artwork; the unconditional rate stands beside."""
+    won = verdict.success(objective, what)
+    beside = _rate(verdict, won, torch.ones_like(won), seed).to_json()
+    return _rate(verdict, won, verdict.correct, seed).to_json() | {"unconditional": beside}
+
+
+def _rate(verdict: Verdict, won: Bool[Tensor, " n"], among: Bool[Tensor, " n"], seed: int) -> Rate:
+    """Wilson for staged views, which are independent; a cluster bootstrap over signs for photographs, which are not."""
+    scenes = verdict.held_out.scenes
+    if scenes.staged and len(set(scenes.groups)) == 1:
+        return wilson(int(won[among].sum()), int(among.sum()))
+    groups = [scenes.groups[row] for row in verdict.held_out.scene[among.cpu()].tolist()]
+    return cluster_rate(won[among].cpu(), groups, seed=derive(seed, "bootstrap"))
+
+
+def _cells(verdict: Verdict, objective: Objective, seed: int) -> list[dict[str, Any]]:
+    """Success per distance (staged) or size of the sign in the photograph (px), and per yaw."""
+    far, yaw = poses(verdict.held_out)
+    staged = verdict.held_out.scenes.staged
+    edges = DISTANCES_M if staged else SIZES_PX
+    row, column = _bin(far, edges), _bin(yaw.abs(), YAWS_DEG)
+    won, cells = verdict.success(objective, "artwork"), []
+    for r in range(len(edges) - 1):
+        for c in range(len(YAWS_DEG) - 1):
+            among = verdict.correct.cpu() & (row == r) & (column == c)
+            if not bool(((row == r) & (column == c)).any()):
+                continue
+            where = {"distance_m" if staged else "sign_px": _span(edges, r), "yaw_deg": _span(YAWS_DEG, c)}
+            cells.append(where | _rate(verdict, won.cpu(), among, seed).to_json())
+    return cells
+
+
+def poses(held_out: HeldOut) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Distance in m (staged) or width of the sign in px of the original photograph, and yaw in degrees, of every view."""
+    views, scenes = held_out.draws(), held_out.scenes
+    view = Pinhole if scenes.staged else Relative
+    order = torch.cat(views.rows).argsort()
+    params = [part.of(part.stages.get(view)) for part in views.draws]
+    yaw = torch.cat([one["yaw_deg"] for one in params])[order]
+    if scenes.staged:
+        return torch.cat([one["distance_m"] for one in params])[order], yaw
+    return sign_px(scenes).cpu()[held_out.scene], yaw
+
+
+def _bin(values: Float[Tensor, " n"], edges: tuple[float, ...]) -> Int[Tensor, " n"]:
+    return torch.bucketize(values, torch.tensor(edges[1:-1]), right=True)
+
+
+def _span(edges: tuple[float, ...], row: int) -> list[float | None]:
+    return [edges[row], None if edges[row + 1] == float("inf") else edges[row + 1]]
+
+
+def accuracy(target: Classifier, scenes: Scenes, world: World, *, seed: int, views: int | None = None) -> Rate:
+    """The share of clean views that the target answers correctly: one view of each photograph, 20 of each staged face."""
+    views = views or (20 if scenes.staged else 1)
+    with frozen(target.module):
+        held_out = HeldOut(target, scenes, world, views, derive(seed, "accuracy"))
+        verdict = Verdict(held_out, held_out.logits(None), {})
+    return _rate(verdict, verdict.correct, torch.ones_like(verdict.correct), seed)

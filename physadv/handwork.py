@@ -1,0 +1,178 @@
+"""Artworks without a model: apply them to a picture, import them, print them, look at a world."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from kornia.geometry.transform import get_perspective_transform
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from physadv.errors import UserError
+from physadv.files import image_tensor, open_image, png_bytes, prepare_folder, sha256, to_pil, write_atomic
+from physadv.printing import Sheet, make_sheet
+from physadv.scenes import load_scenes
+from physadv.scenes.faces import faces_for, has_art
+from physadv.scenes.photo import parse_quad, photo
+from physadv.scenes.staged import staged
+from physadv.targets.base import Frame
+from physadv.threats import Artwork, load_artwork
+from physadv.transforms.colour import to_linear, to_srgb
+from physadv.transforms.warp import pixel_grid, project
+from physadv.transforms.world import load_world
+
+FACE_PX = 768
+
+
+def apply_artwork(
+    folder: Path,
+    path: Path,
+    *,
+    image: Path | None,
+    quad: str | None,
+    face: str,
+    label: str | None,
+    face_mm: float | None,
+    overwrite: bool,
+) -> None:
+    """The artwork on the quad of a photograph, or on a sign's face, as a PNG."""
+    _check_free(path, overwrite)
+    artwork = load_artwork(folder)
+    if image is None:
+        faces = staged(face, backgrounds=None, label=label, face_mm=face_mm).faces
+        picture = torch.nn.functional.interpolate(faces.images[:1], FACE_PX, mode="bicubic", antialias=True).clamp(0, 1)
+        surface = torch.diag(torch.tensor([FACE_PX / faces.size_mm[0, 0], FACE_PX / faces.size_mm[0, 1], 1.0]))
+        result = torch.cat([paste(picture[:, :3], surface, artwork), picture[:, 3:]], 1)
+    else:
+        result = _on_photograph(artwork, image, quad, label, face_mm)
+    write_atomic(path, png_bytes(result[0]))
+
+
+def _on_photograph(
+    artwork: Artwork, image: Path, quad: str | None, label: str | None, face_mm: float | None
+) -> Float[Tensor, "1 3 h w"]:
+    if quad is None:
+        raise UserError("--image needs --quad: the four corners of the sign's face in px, 'x,y x,y x,y x,y'.")
+    width_mm, height_mm = _face_size_mm(label, face_mm).tolist()
+    (shot,) = photo(image, quad=parse_quad(quad), label=label or "sign")
+    corners_mm = torch.tensor([[[0.0, 0.0], [width_mm, 0.0], [width_mm, height_mm], [0.0, height_mm]]])
+    surface = get_perspective_transform(corners_mm, torch.tensor(shot.quad).reshape(1, 4, 2))
+    return paste(image_tensor(open_image(image))[None], surface[0], artwork)
+
+
+def _face_size_mm(label: str | None, face_mm: float | None) -> Float[Tensor, "2"]:
+    if label is not None and has_art(label):
+        return faces_for([label], face_mm=face_mm).size_mm[0]
+    if face_mm is None:
+        raise UserError("How large is the face? Give --label stop (or another class), or --face-mm.")
+    return torch.tensor([face_mm, face_mm])
+
+
+def paste(images: Float[Tensor, "1 3 h w"], surface: Float[Tensor, "3 3"], artwork: Artwork) -> Float[Tensor, "1 3 h w"]:
+    """The artwork as it is, blended in linear light: no printer, no light, no camera."""
+    height, width = images.shape[-2:]
+    place = artwork.place_mm[:1]
+    points = project(surface.inverse()[None], pixel_grid(0, 0, height, width, device=images.device))
+    unit = (points - place[:, None, :2]) / (place[:, None, 2:] - place[:, None, :2])
+    layer = torch.cat([to_linear(artwork.rgb[:1]) * artwork.alpha[:1], artwork.alpha[:1]], 1)
+    seen = grid_sample(layer, (2 * unit - 1).reshape(1, height, width, 2), align_corners=False)
+    return to_srgb((to_linear(images) * (1 - seen[:, 3:]) + seen[:, :3]).clamp(0, 1))
+
+
+def import_artwork(image: Path, folder: Path, *, width_mm: float, at: str, overwrite: bool) -> Artwork:
+    """An existing patch as an artwork: its width on paper and its centre on the sign, in mm."""
+    picture = image_tensor(open_image(image, mode="RGBA"))[None]
+    try:
+        x_mm, y_mm = (float(part) for part in at.split(","))
+    except ValueError as error:
+        raise UserError(f"--at is {at!r}; write the patch's centre in mm from the face's top-left, such as 450,640.") from error
+    if width_mm <= 0:
+        raise UserError(f"--width-mm is {width_mm:g}; give the width of the patch on paper, above 0.")
+    height_mm = width_mm * picture.shape[-2] / picture.shape[-1]
+    place = torch.tensor([[x_mm - width_mm / 2, y_mm - height_mm / 2, x_mm + width_mm / 2, y_mm + height_mm / 2]])
+    artwork = Artwork(picture[:, :3], picture[:, 3:], place, {"threat": "imported", "image": image.name})
+    artwork.save(prepare_folder(folder, overwrite=overwrite))
+    return artwork
+
+
+def print_sheet(
+    artwork: Path | None,
+    image: Path | None,
+    *,
+    width_mm: float | None = None,
+    paper: str = "a4",
+    dpi: int = 300,
+    tags: bool = True,
+    folder: Path | None = None,
+    overwrite: bool = False,
+) -> Sheet:
+    """sheet.pdf and sheet.json of an artwork, or of any picture at a given width."""
+    if (artwork is None) == (image is None):
+        raise UserError("Print either --artwork DIR or --image FILE with --width-mm.")
+    how = {"paper": paper, "dpi": dpi, "tags": tags, "overwrite": overwrite}
+    if image is not None:
+        if width_mm is None or width_mm <= 0:
+            raise UserError("--image needs --width-mm, its width on paper.")
+        picture = open_image(image, mode="RGBA")
+        height_mm = width_mm * picture.height / picture.width
+        out = folder or Path(f"{image.stem}-sheet")
+        return make_sheet(
+            picture, width_mm=width_mm, height_mm=height_mm, folder=out, title=image.name, artwork_hash=sha256(image), **how
+        )
+    assert artwork is not None
+    return _artwork_sheet(load_artwork(artwork), folder or artwork, how)
+
+
+def _artwork_sheet(artwork: Artwork, folder: Path, how: dict[str, Any]) -> Sheet:
+    if len(artwork) > 1:
+        raise UserError("These are several artworks, one per scene; a sheet holds one: print art-0000.png with --image.")
+    picture = to_pil(torch.cat([artwork.rgb[0], artwork.alpha[0]]))
+    x0, y0, x1, y1 = artwork.place_mm[0].tolist()
+    run = artwork.record.get("run", {})
+    names = run.get("scenes", {}).get("classes", [])
+    face = faces_for(names, size_px=256) if len(names) == 1 and has_art(names[0]) else None
+    return make_sheet(
+        picture,
+        width_mm=x1 - x0,
+        height_mm=y1 - y0,
+        folder=folder,
+        title=f"{artwork.record.get('threat', 'artwork')} {run.get('goal', '')}".strip(),
+        artwork_hash=sha256(png_bytes(artwork.rgb[0])),
+        place_mm=(x0, y0, x1, y1),
+        face_mm=None if face is None else tuple(face.size_mm[0].tolist()),
+        face_image=None if face is None else to_pil(face.images[0]),
+        **how,
+    )
+
+
+def contact_sheet(
+    name: str,
+    path: Path,
+    *,
+    scenes: str,
+    backgrounds: Path | None,
+    artwork: Path | None,
+    views: int,
+    size_px: int,
+    seed: int,
+    columns: int = 12,
+) -> None:
+    """Photographs of a world in rows, as a PNG."""
+    world = load_world(name)
+    shown = load_scenes(scenes, backgrounds=backgrounds)
+    worn = None if artwork is None else load_artwork(artwork)
+    rows = torch.arange(views) % len(shown)
+    frame = Frame(size_px, 0.15)
+    photographs = world.photograph(worn, shown.take(rows), world.draw(range(views), seed=seed), frame=frame)
+    width = min(columns, views)
+    sheet = torch.ones(3, -(-views // width) * (size_px + 2), width * (size_px + 2))
+    for view, photograph in enumerate(photographs):
+        top, left = (view // width) * (size_px + 2), (view % width) * (size_px + 2)
+        sheet[:, top : top + size_px, left : left + size_px] = photograph
+    write_atomic(path, png_bytes(sheet))
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; add --overwrite or choose another --out.")

@@ -1,0 +1,105 @@
+"""The verdict in one sentence, and what a careful reader has to know about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from physadv.report.words import RateJson, goal_class, interval, noun, percent, rate_text, signs
+
+FEW_VIEWS = 30  # below this even 0 of n leaves more than 11 % possible
+LOW_ACCURACY = 0.8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who does what to whom."""
+
+    target: str
+    classes: Sequence[str]  # of the signs in view
+    threat: str
+    goal: str
+    artworks: int = 1
+
+    @property
+    def deed(self) -> str:
+        """`misread the stop sign`, `read the stop sign as yield`."""
+        wanted = goal_class(self.goal)
+        return f"misread {signs(self.classes)}" if wanted is None else f"read {signs(self.classes)} as {wanted}"
+
+    @property
+    def thing(self) -> str:
+        return noun(self.threat)
+
+
+def headline(metrics: Mapping[str, Any], subject: Subject) -> str:
+    """One sentence in plain words: success, a failure, or that nothing can be said."""
+    views = metrics["accuracy"]["n"]
+    if "attacked" not in metrics:
+        said = f"{subject.target} reads {signs(subject.classes)} correctly"
+        return f"{said} in {percent(metrics['accuracy']['rate'])} of {views} held-out views {interval(metrics['accuracy'])}."
+    attacked = metrics["attacked"]
+    if not attacked["n"]:
+        return (
+            f"Nothing can be said about this {subject.thing}: {subject.target} reads {signs(subject.classes)} correctly "
+            f"in none of {views} held-out views, even without it."
+        )
+    if not attacked["k"]:
+        return (
+            f"No {subject.thing} of this kind was found that makes {subject.target} {subject.deed}: "
+            f"none of {attacked['n']} held-out views {interval(attacked)}."
+        )
+    if no_better_than_plain(metrics):
+        return f"No {subject.thing} of this kind was found that does clearly better than a plain one: {_success(metrics, subject)}"
+    return _success(metrics, subject)
+
+
+def no_better_than_plain(metrics: Mapping[str, Any]) -> bool:
+    """Whether a grey or random control reaches into the artwork's interval."""
+    known = [control["rate"] for control in metrics["controls"].values() if control["rate"] is not None]
+    ci95 = metrics["attacked"]["ci95"]
+    return ci95 is not None and bool(known) and max(known) >= ci95[0]
+
+
+def _success(metrics: Mapping[str, Any], subject: Subject) -> str:
+    attacked, controls = metrics["attacked"], metrics["controls"]
+    these = f"this {subject.thing} makes" if subject.artworks == 1 else f"these {subject.artworks} {subject.thing}s make"
+    if not no_better_than_plain(metrics):
+        these = these[0].upper() + these[1:]
+    return (
+        f"{these} {subject.target} {subject.deed} in {percent(attacked['rate'])} of held-out views {interval(attacked)}; "
+        f"promise in unseen worlds {rate_text(metrics['promise'])}; "
+        f"grey {subject.thing} {percent(controls['grey']['rate'])}, random {percent(controls['random']['rate'])}."
+    )
+
+
+def remarks(metrics: Mapping[str, Any], *, printed: bool) -> list[str]:
+    """What qualifies the headline, and what to do about each."""
+    accuracy, attacked = metrics["accuracy"], metrics.get("attacked")
+    said = []
+    if accuracy["rate"] is not None and accuracy["rate"] < LOW_ACCURACY:
+        said.append(
+            f"The target reads only {rate_text(accuracy)} of the views correctly without any artwork. The other views are not "
+            "counted, but a target this unsure is easily pushed: try a milder world, closer views or a better target."
+        )
+    if attacked and 0 < attacked["n"] < FEW_VIEWS:
+        said.append(f"Only {attacked['n']} views count, so the intervals are wide: judge on more views (--views).")
+    if attacked and attacked["k"]:
+        said += _doubts(attacked, metrics)
+    if attacked and not printed:
+        said.append("This is a digital perturbation of the photograph itself: no printer can make it.")
+    return said
+
+
+def _doubts(attacked: RateJson, metrics: Mapping[str, Any]) -> list[str]:
+    said, promise = [], metrics["promise"]
+    if no_better_than_plain(metrics):
+        said.append(
+            "A grey or random artwork of the same shape does about as well: covering the sign is what works here, "
+            "not what is printed. Search longer, or give the artwork less or another area."
+        )
+    if promise["ci95"] is not None and promise["ci95"][1] < attacked["ci95"][0]:
+        said.append(
+            f"In unseen worlds the rate falls to {rate_text(promise)}: expect that of a real print, not the figure of the "
+            "world it was made for."
+        )
+    return said

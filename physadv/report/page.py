@@ -1,0 +1,55 @@
+"""`report.html` of one run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from physadv.evaluation import Evaluation
+from physadv.report import charts
+from physadv.report.headline import Subject, headline, remarks
+from physadv.report.pictures import ARTWORKS_SHOWN, first_views, pieces
+from physadv.report.template import flat, write_page
+from physadv.report.words import goal_class, noun, signs
+from physadv.threats.base import Artwork
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    evaluation: Evaluation,
+    artwork: Artwork | None,
+    history: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any],
+) -> None:
+    """One self-contained HTML file, written whole or not at all.
+
+    history: `Attacked.history`, empty where nothing was searched. run: as under `run` in docs/metrics.md.
+    """
+    metrics, verdict = evaluation.metrics, evaluation.verdict
+    scenes = verdict.held_out.scenes
+    classes = list(dict.fromkeys(scenes.classes[int(label)] for label in scenes.labels))
+    count = 1 if artwork is None else len(artwork)
+    subject = Subject(run["target"]["name"], classes, run["threat"], run["goal"], count)
+    context = {
+        "title": title,
+        "headline": headline(metrics, subject),
+        "remarks": remarks(metrics, printed=artwork is None or artwork.printed),
+        "metrics": metrics,
+        "thing": noun(run["threat"]),
+        "goal": goal_class(run["goal"]),
+        "signs": signs(classes),
+        "pieces": [] if artwork is None else pieces(artwork, verdict),
+        "pieces_left_out": max(0, count - ARTWORKS_SHOWN),
+        "roams": verdict.held_out.places is not None,
+        "views": first_views(verdict, artwork, goal=run["goal"]),
+        "dots": charts.dots(metrics, run["threat"]) if "attacked" in metrics else [],
+        "heat": charts.heat_map(metrics.get("cells", [])),
+        "curves": charts.curves(history),
+        "frame": charts,
+        "run": run,
+        "config": flat(run["config"]),
+        "staged": scenes.staged,
+        "groups": len(set(scenes.groups)),
+    }
+    write_page(path, "report.html.j2", context)

@@ -1,0 +1,128 @@
+"""The artwork, the face that wears it, and what the target saw, as pictures inside the page."""
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from physadv.evaluation import Verdict, poses
+from physadv.files import to_pil
+from physadv.report.words import goal_class
+from physadv.threats.base import Artwork
+
+FACE_PX = 640
+ARTWORKS_SHOWN = 6
+VIEWS_SHOWN = 12
+_LOSSLESS_PX = 128  # larger photographs travel as JPEG: the page stays small, and the eye sees no difference
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An artwork by itself and in its place."""
+
+    artwork: str
+    face: str | None
+    size_mm: tuple[float, float]
+    face_mm: tuple[float, float]
+    face_name: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A photograph and what the target says it shows. verdict: correct, misread, or goal (the class that was asked for)."""
+
+    picture: str
+    name: str
+    confidence: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One held-out view, without and with the artwork."""
+
+    where: str
+    truth: str
+    clean: Answer
+    attacked: Answer | None
+    counted: bool
+
+
+def data_uri(image: Image.Image) -> str:
+    """A picture that needs no file."""
+    buffer = io.BytesIO()
+    lossless = image.mode == "RGBA" or max(image.size) <= _LOSSLESS_PX
+    image.save(buffer, "PNG") if lossless else image.save(buffer, "JPEG", quality=90)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def rgba(artwork: Artwork, row: int) -> Image.Image:
+    """Artwork `row` with its coverage as alpha, a texel per pixel."""
+    alpha = artwork.alpha[row % len(artwork.alpha)]
+    return to_pil(torch.cat([artwork.rgb[row].detach().cpu(), alpha.detach().cpu()]))
+
+
+def pieces(artwork: Artwork, verdict: Verdict) -> list[Piece]:
+    """The first artworks, each in its place on the face of its scene."""
+    return [_piece(artwork, verdict, row) for row in range(min(len(artwork), ARTWORKS_SHOWN))]
+
+
+def _piece(artwork: Artwork, verdict: Verdict, row: int) -> Piece:
+    scenes, places = verdict.held_out.scenes, verdict.held_out.places
+    shown = artwork.place_mm if places is None else places
+    place = shown[row % len(shown)].cpu()
+    face = int(scenes.face[row])
+    faces, size_mm = scenes.faces, scenes.faces.size_mm[face].cpu()
+    picture = rgba(artwork, row)
+    worn = data_uri(_wear(to_pil(faces.images[face]), picture, place / size_mm.repeat(2))) if artwork.printed else None
+    width, height = (place[2:] - place[:2]).tolist()
+    return Piece(data_uri(picture), worn, (width, height), (float(size_mm[0]), float(size_mm[1])), faces.names[face])
+
+
+def _wear(face: Image.Image, artwork: Image.Image, place: Float[Tensor, "4"]) -> Image.Image:
+    """The artwork laid over the face; `place` is xyxy as shares of the face."""
+    face = face.resize((FACE_PX, FACE_PX), Image.Resampling.LANCZOS)
+    left, top, right, bottom = (place * FACE_PX).round().int().tolist()
+    layer = Image.new("RGBA", face.size)
+    layer.paste(artwork.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.NEAREST), (left, top))
+    return Image.alpha_composite(face, layer)
+
+
+def first_views(verdict: Verdict, artwork: Artwork | None, *, goal: str) -> list[View]:
+    """The first views of the evaluation, whatever became of them, near to far."""
+    held_out = verdict.held_out
+    count = min(VIEWS_SHOWN, len(held_out))
+    clean = _answers(verdict, None, verdict.clean[:count], goal)
+    worn = _answers(verdict, artwork, verdict.attacked["artwork"][:count], goal) if artwork is not None else iter(())
+    attacked = list(worn) or [None] * count
+    far, yaw = (values[:count].tolist() for values in poses(held_out))
+    staged = held_out.scenes.staged
+    views = [
+        View(_where(far[i], yaw[i], staged=staged), held_out.target.classes[int(held_out.truth[i])], answer, attacked[i], ok)
+        for i, (answer, ok) in enumerate(zip(clean, verdict.correct[:count].tolist(), strict=True))
+    ]
+    order = sorted(range(count), key=lambda i: far[i] if staged else -far[i])
+    return [views[i] for i in order]
+
+
+def _where(far: float, yaw_deg: float, *, staged: bool) -> str:
+    return f"{far:.1f} m, yaw {yaw_deg:.0f}°" if staged else f"sign {far:.0f} px wide, yaw {yaw_deg:+.0f}°"
+
+
+@torch.no_grad()
+def _answers(verdict: Verdict, artwork: Artwork | None, logits: Float[Tensor, "n c"], goal: str) -> Iterator[Answer]:
+    """The photographs are taken anew: the same draws give the same pictures."""
+    classes, truth = verdict.held_out.target.classes, verdict.held_out.truth
+    photographs = next(verdict.held_out.photographs(artwork))
+    confidence, answer = logits.softmax(1).max(1)
+    for i in range(len(logits)):
+        name = classes[int(answer[i])]
+        wrong = "goal" if name == goal_class(goal) else "misread"
+        judged = "correct" if bool(answer[i] == truth[i]) else wrong
+        yield Answer(data_uri(to_pil(photographs[i])), name, float(confidence[i]), judged)

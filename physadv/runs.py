@@ -1,0 +1,242 @@
+"""What each command does, from options to files. The command line calls these and prints what they return."""
+
+import platform
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from physadv import __version__
+from physadv.attacks import Attacked, attack
+from physadv.config import AttackOptions, EvaluateOptions, SceneOptions, SearchOptions, TrainOptions
+from physadv.console import Console
+from physadv.errors import UserError
+from physadv.evaluation import Evaluation, accuracy, evaluate
+from physadv.files import prepare_folder, write_json
+from physadv.handwork import print_sheet
+from physadv.objectives import parse_goal
+from physadv.report import write_report
+from physadv.scenes import Scenes, load_scenes
+from physadv.scenes.photo import parse_quad
+from physadv.targets import Classifier, load_target
+from physadv.targets.models import save_classifier
+from physadv.threats import Artwork, covered_share, load_artwork, load_threat
+from physadv.threats.base import Threat
+from physadv.threats.patch import RoamingPatch
+from physadv.training import Recipe, train
+from physadv.transforms.stages import derive
+from physadv.transforms.world import World, load_world, world_names
+
+JUDGED_VIEWS = 200
+DEMO: dict[str, Any] = {}
+
+
+def run_attack(options: AttackOptions, *, command: str, console: Console) -> dict[str, Any]:
+    """Search, judge, save: artwork, metrics.json, report.html."""
+    target, scenes, world = _load(options)
+    judged = scenes if options.judge is None else _scenes(options, options.judge).to(options.device)
+    parse_goal(options.goal, target.classes)
+    threat = _threat(options.threat, options, scenes)
+    fits = threat if judged is scenes else _threat(options.threat, options, judged)
+    out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
+    found = attack(
+        target,
+        scenes,
+        threat,
+        world=world,
+        settings=options.settings(),
+        seed=options.seed,
+        checkpoint=out / "checkpoint.safetensors",
+        resume=options.resume,
+        report=console.attack,
+    )
+    artwork = found.artwork.at(fits.artwork(found.artwork.rgb).place_mm)
+    result = _evaluate(options, target, judged, artwork, world, fits, console)
+    return _finish(options, out, command, target, judged, artwork, result, found)
+
+
+def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) -> dict[str, Any]:
+    """Judge what is given; metrics.json and report.html."""
+    if options.artwork and options.attack:
+        raise UserError("--artwork judges what is there and --attack makes something new: give one of them.")
+    target, scenes, world = _load(options)
+    parse_goal(options.goal, target.classes)
+    artwork, found, threat = None, None, None
+    if options.artwork:
+        artwork = load_artwork(options.artwork).to(options.device)
+        threat, artwork = _refit(artwork, scenes)
+    if options.attack:
+        threat = _threat(options.attack, options, scenes)
+    out = prepare_folder(options.out, overwrite=options.overwrite)
+    if options.attack and threat:
+        settings = options.settings(per_scene=True)
+        found = attack(
+            target, scenes, threat, world=world, settings=settings, seed=options.seed, report=console.attack
+        )
+        artwork = found.artwork
+    result = _evaluate(options, target, scenes, artwork, world, threat, console)
+    return _finish(options, out, command, target, scenes, artwork, result, found)
+
+
+def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
+    """Train, report the accuracy in every named world, save the weights."""
+    photographs = _scenes(options, options.scenes, backgrounds="staged:" in options.scenes)
+    staged = None
+    if options.staged not in (None, "none") and not photographs.staged:
+        staged = load_scenes(str(options.staged), backgrounds=options.backgrounds)
+    sources = [one.to(options.device) for one in (photographs, staged) if one is not None]
+    judged = {} if options.judge is None else {"photographs": load_scenes(options.judge).to(options.device)}
+    out = prepare_folder(options.out, overwrite=options.overwrite)
+    recipe = Recipe(epochs=options.epochs, batch=options.batch, learning_rate=options.learning_rate)
+    world = load_world(options.world)
+    target = train(
+        options.arch,
+        sources,
+        world=world,
+        context=options.context,
+        recipe=recipe,
+        seed=options.seed,
+        report=console.training,
+    )
+    if staged is not None:
+        judged["staged faces"] = sources[-1]
+    worlds = ["digital", *world_names(), "promise"]
+    metrics = {
+        name: {where: accuracy(target, scenes, load_world(where), seed=options.seed).to_json() for where in worlds}
+        for name, scenes in judged.items()
+    }
+    record = {"options": options.model_dump(mode="json", exclude={"out"}), "world": world.hash, "accuracy": metrics}
+    save_classifier(out, target, options.arch, record)
+    write_json(out / "metrics.json", record)
+    return metrics
+
+
+def run_demo(
+    out: Path, *, seed: int, device: str, overwrite: bool, command: str, console: Console
+) -> dict[str, Any]:
+    """Attack the shipped victim's stop sign, judge the artwork everywhere, print it."""
+    options = AttackOptions(out=out, seed=seed, device=device, overwrite=overwrite, **DEMO)
+    metrics = run_attack(options, command=command, console=console)
+    print_sheet(out, None)
+    return metrics
+
+
+def _load(options: SceneOptions) -> tuple[Classifier, Scenes, World]:
+    if options.device != "cpu" and not (options.device.startswith("cuda") and torch.cuda.is_available()):
+        raise UserError(f"The device {options.device!r} is not there; use --device cpu.")
+    world = load_world(options.world)
+    target = load_target(options.target, device=options.device)
+    return target, _scenes(options, options.scenes).to(options.device), world
+
+
+def _scenes(options: SceneOptions, spec: str, *, backgrounds: bool = True) -> Scenes:
+    staged = backgrounds and "staged:" in spec
+    return load_scenes(
+        spec,
+        classes=options.classes,
+        limit=options.limit,
+        backgrounds=options.backgrounds if staged else None,
+        quad=parse_quad(options.quad),
+        label=options.label,
+        face_mm=options.face_mm,
+    )
+
+
+def _threat(text: str, options: SearchOptions, scenes: Scenes) -> Threat:
+    how = {"mask": options.mask, "palette": options.palette, "resolution_px": options.resolution_px}
+    return load_threat(text, scenes, seed=options.seed, **how)
+
+
+def _refit(artwork: Artwork, scenes: Scenes) -> tuple[Threat | None, Artwork]:
+    """An artwork that was placed by its faces takes the places that its threat has on these."""
+    name = str(artwork.record.get("threat", ""))
+    if len(artwork.place_mm) == 1 and "@random" not in name:
+        return None, artwork
+    threat = load_threat(name, scenes, seed=0, resolution_px=max(artwork.rgb.shape[-2:]))
+    return threat, artwork.at(threat.place_mm)
+
+
+def _evaluate(
+    options: SearchOptions,
+    target: Classifier,
+    scenes: Scenes,
+    artwork: Artwork | None,
+    world: World,
+    threat: Threat | None,
+    console: Console,
+) -> Evaluation:
+    views = options.judge_views or max(20, JUDGED_VIEWS // len(scenes))
+    places = _random_places(threat) if isinstance(threat, RoamingPatch) else None
+    with console.status() as say:
+        return evaluate(
+            target, scenes, artwork, world=world, goal=options.goal, views=views, seed=options.seed, places=places, report=say
+        )
+
+
+def _random_places(threat: RoamingPatch):  # type: ignore[no-untyped-def]
+    def places(scenes: Scenes, world: World, views: int, seed: int) -> Float[Tensor, "n 4"]:
+        count = len(scenes) * views
+        return threat.places(world.draw(range(count), seed=seed).place(), scenes.take(torch.arange(count) % len(scenes)))
+
+    return places
+
+
+def _finish(
+    options: SearchOptions,
+    out: Path,
+    command: str,
+    target: Classifier,
+    scenes: Scenes,
+    artwork: Artwork | None,
+    result: Evaluation,
+    found: Attacked | None,
+) -> dict[str, Any]:
+    """Write what was found: the artwork with its record, metrics.json, report.html."""
+    history = list(found.history) if found else []
+    run = _description(options, command, target, scenes, artwork, result, found)
+    metrics = result.metrics | {"run": run, "history": history}
+    if artwork is not None and found is not None:
+        record = {"threat": run["threat"], "run": run, "metrics": result.metrics}
+        artwork = replace(artwork, record=dict(artwork.record) | record)
+        artwork.save(out)
+    write_json(out / "metrics.json", metrics)
+    title = f"{target.name} · {options.scenes} · {run['threat'] or 'clean'}"
+    write_report(out / "report.html", title=title, evaluation=result, artwork=artwork, history=history, run=run)
+    return metrics
+
+
+def _description(
+    options: SearchOptions,
+    command: str,
+    target: Classifier,
+    scenes: Scenes,
+    artwork: Artwork | None,
+    result: Evaluation,
+    found: Attacked | None,
+) -> dict[str, Any]:
+    share = None
+    if artwork is not None:
+        share = float(covered_share(artwork, scenes.faces.area_mm2[scenes.face][: len(artwork.place_mm)]).mean())
+    threat = getattr(options, "threat", None) or getattr(options, "attack", None)
+    return {
+        "command": command,
+        "config": options.model_dump(mode="json", exclude={"out", "overwrite", "resume"}),
+        "target": {"name": target.name, "weights_hash": target.weights_hash},
+        "scenes": {
+            "spec": getattr(options, "judge", None) or options.scenes,
+            "n": len(scenes),
+            "groups": len(set(scenes.groups)),
+            "classes": sorted({scenes.classes[int(label)] for label in scenes.labels}),
+        },
+        "threat": threat or (str(artwork.record.get("threat", "imported")) if artwork is not None else None),
+        "goal": options.goal,
+        "world": result.metrics["world"],
+        "seed": options.seed,
+        "seconds": found.seconds if found else None,
+        "covered_share": share,
+        "versions": {"physadv": __version__, "torch": version("torch"), "kornia": version("kornia"), "python": platform.python_version()},
+    }

@@ -87,7 +87,9 @@ def train(options: TrainOptions) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")] = Path("physadv-demo"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")] = Path(
+        "physadv-demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
@@ -113,9 +115,7 @@ def apply(
     """Put an artwork onto a photograph (--image, --quad) or a sign's face; no model needed."""
     from physadv.handwork import apply_artwork
 
-    apply_artwork(
-        artwork, output, image=image, quad=quad, face=face, label=label, face_mm=face_mm, overwrite=overwrite
-    )
+    apply_artwork(artwork, output, image=image, quad=quad, face=face, label=label, face_mm=face_mm, overwrite=overwrite)
     out.print(f"wrote {output}")
 
 
@@ -197,7 +197,9 @@ def worlds(context: typer.Context) -> None:
 @worlds_app.command("show")
 def show_world(
     name: Annotated[str, typer.Argument(help="A named world or a YAML file.")],
-    scenes: Annotated[str, typer.Option(help="Scenes to photograph.")] = "staged:stop,yield,priority-road,speed-limit-50",
+    scenes: Annotated[
+        str, typer.Option(help="Scenes to photograph.")
+    ] = "staged:stop,yield,priority-road,speed-limit-50",
     backgrounds: Annotated[Path | None, typer.Option(help="Folder of pictures to stage signs over.")] = None,
     artwork: Annotated[Path | None, typer.Option(help="Folder of an artwork to put on them.")] = None,
     views: Annotated[int, typer.Option(help="Photographs.")] = 48,

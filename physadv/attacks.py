@@ -26,6 +26,7 @@ from physadv.threats.patch import RoamingPatch
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
 
+
 @dataclass(frozen=True)
 class Settings:
     """How to search. `batch` scenes x `views` photographs of each make one step; defaults: docs/ablation.md."""
@@ -127,7 +128,9 @@ def attack(
     Raises UserError for a world that is reserved for judging, and for a checkpoint of another run.
     """
     if world.reserved:
-        raise UserError(f"The world {world.name!r} only judges: an attack that optimises in it would spoil the promise.")
+        raise UserError(
+            f"The world {world.name!r} only judges: an attack that optimises in it would spoil the promise."
+        )
     problem = _problem(target, scenes, threat, world, settings, seed)
     start = time.monotonic()
     with frozen(target.module):
@@ -142,7 +145,9 @@ def attack(
             loss = _step(problem, search, step)
             checked = search.done % settings.check_every == 0 or step + 1 == settings.steps
             success = _check(problem, search) if checked else None
-            search.history.append({"step": search.done, "loss": loss} | ({} if success is None else {"success": success}))
+            search.history.append(
+                {"step": search.done, "loss": loss} | ({} if success is None else {"success": success})
+            )
             if checked and checkpoint:
                 _write(problem, search, checkpoint)
             left = (time.monotonic() - start) / (search.done - first) * (total - search.done)
@@ -161,7 +166,9 @@ def _problem(
     views = max(1, settings.held_out // len(scenes))
     places = None
     if isinstance(threat, RoamingPatch):
-        places = _places(threat, scenes, torch.arange(len(scenes)).repeat(views), world, range(len(scenes) * views), seed)
+        places = _places(
+            threat, scenes, torch.arange(len(scenes)).repeat(views), world, range(len(scenes) * views), seed
+        )
     return _Problem(
         target=target,
         scenes=scenes,
@@ -200,7 +207,9 @@ def _step(problem: _Problem, search: _Search, step: int) -> float:
     settings = problem.settings
     rows = _rows(problem, search.done)
     theta = search.theta.detach().requires_grad_()
-    losses = problem.objective.loss(problem.target(_photographs(problem, theta, rows, search.done)), problem.truth[rows])
+    losses = problem.objective.loss(
+        problem.target(_photographs(problem, theta, rows, search.done)), problem.truth[rows]
+    )
     expectation = parse_expectation(settings.expectation)
     loss = expectation(losses.unflatten(0, (settings.views, -1)).mT).sum() if problem.separate else expectation(losses)
     (gradient,) = torch.autograd.grad(loss + _unprintable(problem, theta), theta)

@@ -34,7 +34,9 @@ class SceneOptions(Options):
     quad: str | None = Field(None, description="photo: the face's corners, 'x,y x,y x,y x,y' from top left, clockwise.")
     label: str | None = Field(None, description="Class of the sign in photo: or staged:.")
     face_mm: float | None = Field(None, gt=0, description="Width of the sign's face in mm, instead of its class's.")
-    target: str = Field("builtin:gtsrb", description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, safetensors:FILE.")
+    target: str = Field(
+        "builtin:gtsrb", description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, safetensors:FILE."
+    )
     world: str = Field("drive-by", description="A named world, a YAML file, or several joined by +.")
 
 
@@ -56,20 +58,26 @@ class SearchOptions(SceneOptions):
     restarts: int = Field(DEFAULTS.restarts, description="Searches from new random starts; the best is kept.")
     tv: float = Field(DEFAULTS.tv, description="Weight of total variation.")
     nps: float = Field(DEFAULTS.nps, description="Weight of the non-printability score.")
-    check_every: int = Field(DEFAULTS.check_every, description="Steps between checks on held-out draws (and checkpoints).")
+    check_every: int = Field(
+        DEFAULTS.check_every, description="Steps between checks on held-out draws (and checkpoints)."
+    )
     held_out: int = Field(DEFAULTS.held_out, description="Held-out photographs that choose the best artwork.")
     judge_views: int = Field(0, ge=0, description="Fresh views of each scene that judge; 0: 200 over all, 20 at least.")
 
     def settings(self, *, per_scene: bool = False) -> Settings:
         """The search itself."""
-        shared = {name: getattr(self, name) for name in Settings.__dataclass_fields__ if name in type(self).model_fields}
+        shared = {
+            name: getattr(self, name) for name in Settings.__dataclass_fields__ if name in type(self).model_fields
+        }
         return Settings(**shared, per_scene=per_scene)
 
 
 class AttackOptions(SearchOptions):
     """Find an artwork."""
 
-    threat: str = Field("stickers:two-bars", description="stickers, patch:80mm, patch:10%, ring:4%, poster:0.3, linf:8/255 ...")
+    threat: str = Field(
+        "stickers:two-bars", description="stickers, patch:80mm, patch:10%, ring:4%, poster:0.3, linf:8/255 ..."
+    )
     judge: str | None = Field(None, description="Other scenes to judge on; otherwise held-out views of the same.")
     resume: bool = Field(False, description="Continue from the checkpoint in --out.")
 
@@ -87,7 +95,9 @@ class TrainOptions(SceneOptions):
     scenes: str = Field("staged:all", description="Photographs to train on, for example gtsrb:DIR.")
     staged: str | None = Field("staged:all", description="Faces to stage beside the photographs ('none' for none).")
     arch: str = Field("small-cnn", description="small-cnn or small-resnet.")
-    world: str = Field("digital+drive-by", description="The augmentation: worlds that the photographs are seen through.")
+    world: str = Field(
+        "digital+drive-by", description="The augmentation: worlds that the photographs are seen through."
+    )
     context: float = Field(0.1, ge=0, le=2, description="Margin round the sign's box, as a share of its side.")
     epochs: int = Field(14, ge=1, description="Passes over the photographs.")
     batch: int = Field(64, ge=2, description="Images per step.")

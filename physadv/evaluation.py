@@ -119,9 +119,7 @@ def _random(artwork: Artwork, held_out: HeldOut, seed: int) -> Artwork:
     return replace(worn, rgb=interpolate(colours, (height, width), mode="nearest")[which])
 
 
-def _metrics(
-    verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objective, seed: int
-) -> dict[str, Any]:
+def _metrics(verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objective, seed: int) -> dict[str, Any]:
     truth = verdict.held_out.truth
     everywhere = torch.ones_like(verdict.correct)
     clean_reached = objective.success(verdict.clean, truth)

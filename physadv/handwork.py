@@ -69,7 +69,9 @@ def _face_size_mm(label: str | None, face_mm: float | None) -> Float[Tensor, "2"
     return torch.tensor([face_mm, face_mm])
 
 
-def paste(images: Float[Tensor, "1 3 h w"], surface: Float[Tensor, "3 3"], artwork: Artwork) -> Float[Tensor, "1 3 h w"]:
+def paste(
+    images: Float[Tensor, "1 3 h w"], surface: Float[Tensor, "3 3"], artwork: Artwork
+) -> Float[Tensor, "1 3 h w"]:
     """The artwork as it is, blended in linear light: no printer, no light, no camera."""
     height, width = images.shape[-2:]
     place = artwork.place_mm[:1]
@@ -86,7 +88,9 @@ def import_artwork(image: Path, folder: Path, *, width_mm: float, at: str, overw
     try:
         x_mm, y_mm = (float(part) for part in at.split(","))
     except ValueError as error:
-        raise UserError(f"--at is {at!r}; write the patch's centre in mm from the face's top-left, such as 450,640.") from error
+        raise UserError(
+            f"--at is {at!r}; write the patch's centre in mm from the face's top-left, such as 450,640."
+        ) from error
     if width_mm <= 0:
         raise UserError(f"--width-mm is {width_mm:g}; give the width of the patch on paper, above 0.")
     height_mm = width_mm * picture.shape[-2] / picture.shape[-1]
@@ -118,7 +122,13 @@ def print_sheet(
         height_mm = width_mm * picture.height / picture.width
         out = folder or Path(f"{image.stem}-sheet")
         return make_sheet(
-            picture, width_mm=width_mm, height_mm=height_mm, folder=out, title=image.name, artwork_hash=sha256(image), **how
+            picture,
+            width_mm=width_mm,
+            height_mm=height_mm,
+            folder=out,
+            title=image.name,
+            artwork_hash=sha256(image),
+            **how,
         )
     assert artwork is not None
     return _artwork_sheet(load_artwork(artwork), folder or artwork, how)
@@ -126,7 +136,9 @@ def print_sheet(
 
 def _artwork_sheet(artwork: Artwork, folder: Path, how: dict[str, Any]) -> Sheet:
     if len(artwork) > 1:
-        raise UserError("These are several artworks, one per scene; a sheet holds one: print art-0000.png with --image.")
+        raise UserError(
+            "These are several artworks, one per scene; a sheet holds one: print art-0000.png with --image."
+        )
     picture = to_pil(torch.cat([artwork.rgb[0], artwork.alpha[0]]))
     x0, y0, x1, y1 = artwork.place_mm[0].tolist()
     run = artwork.record.get("run", {})

@@ -28,7 +28,6 @@ from physadv.threats import Artwork, covered_share, load_artwork, load_threat
 from physadv.threats.base import Threat
 from physadv.threats.patch import RoamingPatch
 from physadv.training import Recipe, train
-from physadv.transforms.stages import derive
 from physadv.transforms.world import World, load_world, world_names
 
 JUDGED_VIEWS = 200
@@ -74,9 +73,7 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     out = prepare_folder(options.out, overwrite=options.overwrite)
     if options.attack and threat:
         settings = options.settings(per_scene=True)
-        found = attack(
-            target, scenes, threat, world=world, settings=settings, seed=options.seed, report=console.attack
-        )
+        found = attack(target, scenes, threat, world=world, settings=settings, seed=options.seed, report=console.attack)
         artwork = found.artwork
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
     return _finish(options, out, command, target, scenes, artwork, result, found)
@@ -115,9 +112,7 @@ def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
     return metrics
 
 
-def run_demo(
-    out: Path, *, seed: int, device: str, overwrite: bool, command: str, console: Console
-) -> dict[str, Any]:
+def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str, console: Console) -> dict[str, Any]:
     """Attack the shipped victim's stop sign, judge the artwork everywhere, print it."""
     options = AttackOptions(out=out, seed=seed, device=device, overwrite=overwrite, **DEMO)
     metrics = run_attack(options, command=command, console=console)
@@ -173,14 +168,24 @@ def _evaluate(
     places = _random_places(threat) if isinstance(threat, RoamingPatch) else None
     with console.status() as say:
         return evaluate(
-            target, scenes, artwork, world=world, goal=options.goal, views=views, seed=options.seed, places=places, report=say
+            target,
+            scenes,
+            artwork,
+            world=world,
+            goal=options.goal,
+            views=views,
+            seed=options.seed,
+            places=places,
+            report=say,
         )
 
 
 def _random_places(threat: RoamingPatch):  # type: ignore[no-untyped-def]
     def places(scenes: Scenes, world: World, views: int, seed: int) -> Float[Tensor, "n 4"]:
         count = len(scenes) * views
-        return threat.places(world.draw(range(count), seed=seed).place(), scenes.take(torch.arange(count) % len(scenes)))
+        return threat.places(
+            world.draw(range(count), seed=seed).place(), scenes.take(torch.arange(count) % len(scenes))
+        )
 
     return places
 
@@ -238,5 +243,10 @@ def _description(
         "seed": options.seed,
         "seconds": found.seconds if found else None,
         "covered_share": share,
-        "versions": {"physadv": __version__, "torch": version("torch"), "kornia": version("kornia"), "python": platform.python_version()},
+        "versions": {
+            "physadv": __version__,
+            "torch": version("torch"),
+            "kornia": version("kornia"),
+            "python": platform.python_version(),
+        },
     }

@@ -6,26 +6,26 @@ transform alone, which is what the tests compare with and what others can use as
 """
 
 from dataclasses import fields
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from physadv.transforms.colour import to_linear, to_srgb
+from physadv.transforms.optics import blur_matrices, separable
 
 Params = dict[str, Tensor]
 Range = tuple[float, float]
 
 
+@runtime_checkable
 class Transform(Protocol):
-    """A distribution of differentiable maps."""
+    """A distribution of differentiable maps. All but those of the view stage also have `apply(images, params)`."""
 
     dims: ClassVar[int]
 
     def sample(self, u: Float[Tensor, "n dims"]) -> Params: ...
-
-    def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]: ...
 
 
 def between(u: Float[Tensor, "*n"], span: Range) -> Float[Tensor, "*n"]:
@@ -83,7 +83,5 @@ class Optics:
         raise NotImplementedError
 
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
-        from physadv.transforms.optics import blur_matrices, separable
-
         spread = self.spread(params)
         return to_srgb(separable(to_linear(images), *blur_matrices(spread, *images.shape[-2:])))

@@ -105,14 +105,15 @@ class Tone:
     contrast: Range = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        check_spans(self, gamma=(-0.5, 0.5), contrast=(-0.9, 0.9))  # inside, the curve stays monotone
+        check_spans(self, gamma=(-0.5, 0.5), contrast=(-0.9, 0.9))
 
     def sample(self, u: Float[Tensor, "n 2"]) -> Params:
         return {"gamma": between(u[:, 0], self.gamma), "contrast": between(u[:, 1], self.contrast)}
 
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
         gamma, contrast = (params[name][:, None, None, None] for name in ("gamma", "contrast"))
-        return images + images * (1 - images) * (gamma - contrast + 2 * contrast * images)
+        curved = images + images * (1 - images) * (gamma - contrast + 2 * contrast * images)
+        return curved.clamp(0, 1)  # with |gamma| + contrast > 1 it overshoots next to black or white
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,9 @@ def _photographed_light(
     scenes: Scenes, draw: Draw, frame: Frame, warp: Homography, sensor_px: Float[Tensor, " n"]
 ) -> Float[Tensor, "n 3 h w"]:
     """The photograph, turned, mirrored beyond its edge; decoded after resampling, since its own camera encoded it before."""
-    side = scenes.images.shape[-1]
-    level = level_for(torch.full_like(sensor_px, side / (1.5 * frame.size_px)))
-    points = _pull(warp, frame) / side
+    height, width = scenes.images.shape[-2:]
+    level = level_for(torch.full_like(sensor_px, width / (1.5 * frame.size_px)))
+    points = _pull(warp, frame) / warp.new_tensor([width, height])
     size = {"height": frame.size_px, "width": frame.size_px}
     return to_linear(sample_pyramid(pyramid(scenes.images, levels=3), points, level, border="reflection", **size))
 
@@ -209,7 +209,9 @@ def _paste(linear: Float[Tensor, "n 3 h w"], exposure: Exposure, artwork: Artwor
     place = artwork.place_mm.to(linear).expand(len(exposure), 4)
     to_px = _mounted(exposure, place)
     height, width = linear.shape[-2:]
-    top, left, bottom, right = _window(to_px, place, height, width)
+    bend = exposure.draw.stages.get(Bend).share
+    slack = max(0.1, 1.5 * bend + 0.5 / min(artwork.rgb.shape[-2:]))
+    top, left, bottom, right = _window(to_px, place, height, width, slack=slack)
     if bottom <= top or right <= left:
         return linear
     flat = _flatten(exposure, artwork, to_px, place, (top, left, bottom, right))
@@ -232,11 +234,13 @@ def _mounted(exposure: Exposure, place: Float[Tensor, "n 4"]) -> Homography:
 
 
 @torch.no_grad()
-def _window(to_px: Homography, place: Float[Tensor, "n 4"], height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of the box round the artwork in all views, a pixel wider for the bilinear edge and the bend."""
+def _window(
+    to_px: Homography, place: Float[Tensor, "n 4"], height: int, width: int, *, slack: float
+) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of the box round the artwork in all views, wider by `slack` for the bilinear edge and the bend."""
     corners = torch.stack([place[:, [0, 1]], place[:, [2, 1]], place[:, [2, 3]], place[:, [0, 3]]], 1)
     seen = project(to_px, corners)
-    margin = 1 + 0.1 * (seen.amax((0, 1)) - seen.amin((0, 1)))
+    margin = 1 + slack * (seen.amax((0, 1)) - seen.amin((0, 1)))
     low = (seen.amin((0, 1)) - margin).floor().clamp(min=0).int().tolist()
     high = (seen.amax((0, 1)) + margin).ceil().int().tolist()
     return low[1], low[0], min(high[1], height), min(high[0], width)

@@ -86,7 +86,7 @@ class Gradient(Field):
         self, params: Params, height: int, width: int
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n #c h w"]]:
         along = _along(params["angle"], height, width)
-        gain = 1 + 2 * params["strength"][:, None, None, None] * along
+        gain = (1 + 2 * params["strength"][:, None, None, None] * along).clamp(min=0)  # the corners lie beyond the edges
         return gain, torch.zeros_like(gain)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 def blur_matrices(
     spread: Float[Tensor, "n 4"], height: int, width: int
 ) -> tuple[Float[Tensor, "n h h"], Float[Tensor, "n w w"]]:
-    """Gaussian of the given variance convolved with a shutter of the given length, rows summing to 1 (edges replicate light)."""
+    """Gaussian with the variance of lens and shutter together, rows summing to 1: no light is lost at the edges."""
     return _matrix(spread[:, 1], spread[:, 3], height), _matrix(spread[:, 0], spread[:, 2], width)
 
 

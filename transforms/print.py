@@ -26,7 +26,7 @@ _PRINTED = torch.tensor(
 )
 
 
-def monomials(rgb: Float[Tensor, "a 3 h w"], alpha: Float[Tensor, "a 1 h w"]) -> Float[Tensor, "a 11 h w"]:
+def monomials(rgb: Float[Tensor, "#a 3 h w"], alpha: Float[Tensor, "#a 1 h w"]) -> Float[Tensor, "a 11 h w"]:
     """The artwork's linear colours as monomials, premultiplied by coverage; the constant one is the coverage itself."""
     red, green, blue = to_linear(rgb).unbind(1)
     one = torch.ones_like(red)

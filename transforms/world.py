@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from functools import cached_property
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,8 @@ def world_names() -> list[str]:
 
 def load_world(spec: str) -> World:
     """A named world, a YAML file, or several of either joined by `+` (a mixture in equal parts)."""
-    if "+" in spec:
-        worlds = [load_world(part) for part in spec.split("+")]
-        return World(spec, tuple(s for w in worlds for s in w.components), reserved=any(w.reserved for w in worlds))
+    if "+" in spec and not Path(spec).is_file():
+        return _mixed(spec, [load_world(part) for part in spec.split("+")])
     if spec == DIGITAL.name:
         return DIGITAL
     path = Path(spec) if spec.endswith((".yaml", ".yml")) else ASSETS / "worlds" / f"{spec}.yaml"
@@ -121,25 +121,44 @@ def load_world(spec: str) -> World:
     return _parse(path)
 
 
+def _mixed(name: str, worlds: list[World]) -> World:
+    """The worlds take turns, and so do the components of each."""
+    rounds = lcm(*(len(world.components) for world in worlds))
+    components = tuple(w.components[turn % len(w.components)] for turn in range(rounds) for w in worlds)
+    return World(name, components, reserved=any(world.reserved for world in worlds))
+
+
 def _parse(path: Path) -> World:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1}: {error.problem}" if error.problem_mark else error.problem
+        raise UserError(f"{path} is not readable YAML ({place}); mend that line.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable YAML: {str(error).splitlines()[0]}; mend that line.") from error
+        raise UserError(f"{path} is not readable YAML ({str(error).splitlines()[0]}); save it as plain text.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must map stages (print, mount, light, view, camera) to transforms; see `physadv worlds`.")
     header = {key: content.pop(key) for key in _HEADER if key in content}
-    mixture = content.pop("mixture", None)
-    parts = [content] if mixture is None else mixture
-    components = tuple(_stages(part, f"{path.name}") for part in parts)
+    components = tuple(_stages(part, path.name) for part in _parts(content, path))
     return World(str(header.get("name", path.stem)), components, str(header.get("note", "")), bool(header.get("reserved")))
 
 
-def _stages(content: dict[str, Any], where: str) -> Stages:
+def _parts(content: dict[str, Any], path: Path) -> list[Any]:
+    """The components of a world file: the file itself, or the list under `mixture`, which then stands alone."""
+    if "mixture" not in content:
+        return [content]
+    parts = content["mixture"]
+    if not isinstance(parts, list) or not parts or len(content) > 1:
+        raise UserError(f"{path}: mixture must be a list of worlds with no stage beside it; move the stages into the list.")
+    return parts
+
+
+def _stages(content: Any, where: str) -> Stages:
     made = {}
-    for stage, families in content.items():
+    for stage, given in _mapping(content, where).items():
         known = _known(stage, FAMILIES, where)
-        options = {name: (families[name] or {}) for name in families or {} if _known(name, known, f"{where}: {stage}")}
+        families = _mapping(given, f"{where}: {stage}")
+        options = {name: families[name] for name in families if _known(name, known, f"{where}: {stage}")}
         made[stage] = tuple(  # in physical order, whatever the file's
             _transform(family, options[name], f"{where}: {stage}.{name}") for name, family in known.items() if name in options
         )
@@ -154,13 +173,29 @@ def _known(key: str, table: dict[str, Any], where: str) -> Any:
     raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def _transform(family: type, options: dict[str, Any], where: str) -> Transform:
+def _mapping(content: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(content, dict | None):
+        raise UserError(f"{where} must map names to values, not be {content!r}; see `physadv worlds`.")
+    return content or {}
+
+
+def _transform(family: type, given: Any, where: str) -> Transform:
     known = {field.name: field for field in fields(family)}
-    values = {}
-    for key, value in options.items():
-        _known(key, known, where)
-        values[key] = tuple(map(float, value)) if isinstance(value, list) else float(value)
+    options = _mapping(given, where)
+    values = {key: _number(value, _known(key, known, where), f"{where}.{key}") for key, value in options.items()}
     try:
         return family(**values)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {error}.") from error
+    except ValueError as error:
+        raise UserError(f"{where}.{error}.") from error
+
+
+def _number(value: Any, field: Field[Any], where: str) -> float | tuple[float, ...]:
+    """A number, or the two ends of a range: what the field holds by default."""
+    ranged = isinstance(field.default, tuple)
+    numbers = value if ranged else [value]
+    try:
+        if isinstance(numbers, list) and len(numbers) == (2 if ranged else 1):
+            return tuple(map(float, numbers)) if ranged else float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {value!r} is not a number; write one like 0.5.") from error
+    raise UserError(f"{where}: {value!r} must be a range of two numbers; write it as [low, high].")

@@ -47,7 +47,7 @@ class Curve:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.line)
 
 
-def dots(metrics: Mapping[str, Any], threat: str) -> list[Dot]:
+def dots(metrics: Mapping[str, Any], threat: str | None) -> list[Dot]:
     """The artwork, its controls, the promise, and every world with the weakest marked."""
     thing, weakest = noun(threat), metrics.get("worst_world", {}).get("world")
     controls = [Dot(f"{what} {thing}", rate, "control") for what, rate in metrics["controls"].items()]

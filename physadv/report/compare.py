@@ -1,6 +1,5 @@
 """Several runs side by side."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,4 +114,4 @@ def _keys(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _row(label: str, values: list[str]) -> Row:
-    return Row(label, tuple(values), differs=len({json.dumps(value) for value in values}) > 1)
+    return Row(label, tuple(values), differs=len(set(values)) > 1)

@@ -16,7 +16,7 @@ class Subject:
 
     target: str
     classes: Sequence[str]  # of the signs in view
-    threat: str
+    threat: str | None
     goal: str
     artworks: int = 1
 

@@ -40,9 +40,9 @@ def _whole(rate: float) -> str:
     return str(rounded)
 
 
-def noun(threat: str) -> str:
+def noun(threat: str | None) -> str:
     """What the adversary adds, in a word: `stickers:two-bars` -> `sticker`."""
-    return NOUNS.get(threat.partition(":")[0], "artwork")
+    return NOUNS.get((threat or "").partition(":")[0], "artwork")
 
 
 def signs(names: Iterable[str]) -> str:

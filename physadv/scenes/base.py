@@ -74,5 +74,7 @@ class Scenes:
 
     def to(self, device: torch.device | str) -> "Scenes":
         moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        faces = {f.name: v.to(device) for f in fields(self.faces) if isinstance(v := getattr(self.faces, f.name), Tensor)}
+        faces = {
+            f.name: v.to(device) for f in fields(self.faces) if isinstance(v := getattr(self.faces, f.name), Tensor)
+        }
         return replace(self, **moved, faces=replace(self.faces, **faces))

@@ -101,7 +101,9 @@ def load_threat(
     resolution_px: int = DEFAULT_RESOLUTION_PX,
 ) -> Printed:
     """`kind:rest` -> the threat on these scenes: `parse_threat`, then `resolve_threat`."""
-    return resolve_threat(parse_threat(text, mask=mask, palette=palette), scenes, resolution_px=resolution_px, seed=seed)
+    return resolve_threat(
+        parse_threat(text, mask=mask, palette=palette), scenes, resolution_px=resolution_px, seed=seed
+    )
 
 
 def _nearest(wanted: str, known: list[str]) -> str:

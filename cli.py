@@ -10,11 +10,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console as Rich
 from rich.table import Table
+from rich.text import Text
 
 from physadv import __version__
 from physadv.config import AttackOptions, EvaluateOptions, Options, TrainOptions, configure
 from physadv.console import Console
 from physadv.errors import UserError
+from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_sheet
+from physadv.report import compare_reports
+from physadv.runs import run_attack, run_demo, run_evaluate, run_train
+from physadv.targets import list_targets
+from physadv.threats import list_threats
+from physadv.transforms.world import DIGITAL, load_world, world_names
 
 app = typer.Typer(
     add_completion=False,
@@ -24,7 +31,7 @@ app = typer.Typer(
 )
 worlds_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What the physical world does.")
 app.add_typer(worlds_app, name="worlds")
-out = Rich(highlight=False, soft_wrap=True)
+out = Rich(highlight=False, markup=False, soft_wrap=True)  # paths may hold what looks like markup
 
 
 def command(model: type[Options], **names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -60,27 +67,25 @@ def command(model: type[Options], **names: str) -> Callable[[Callable[..., None]
 @command(AttackOptions)
 def attack(options: AttackOptions) -> None:
     """Find a printable artwork that breaks the target, and judge it on views that the search never saw."""
-    from physadv.runs import run_attack
-
-    _show(run_attack(options, command=_command(), console=Console()))
+    with Console() as console:
+        _show(run_attack(options, command=_command(), console=console))
     out.print(f"artwork, metrics.json and report.html are in {options.out}")
 
 
 @command(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Judge an artwork, a fresh attack on every scene (--attack), or the clean target."""
-    from physadv.runs import run_evaluate
-
-    _show(run_evaluate(options, command=_command(), console=Console()))
+    with Console() as console:
+        _show(run_evaluate(options, command=_command(), console=console))
     out.print(f"metrics.json and report.html are in {options.out}")
 
 
 @command(TrainOptions)
 def train(options: TrainOptions) -> None:
     """Train a classifier on photographs and staged faces seen through a world."""
-    from physadv.runs import run_train
-
-    for scenes, rates in run_train(options, console=Console()).items():
+    with Console() as console:
+        accuracy = run_train(options, console=console)
+    for scenes, rates in accuracy.items():
         _table(("world", f"accuracy on {scenes}"), [(name, _percent(rate)) for name, rate in rates.items()])
     out.print(f"weights are in {options.out}; use them with --target safetensors:{options.out}")
 
@@ -95,9 +100,8 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
 ) -> None:
     """Attack, judge and print on shipped signs and the shipped victim: a true answer in three minutes."""
-    from physadv.runs import run_demo
-
-    _show(run_demo(folder, seed=seed, device=device, overwrite=overwrite, command=_command(), console=Console()))
+    with Console() as console:
+        _show(run_demo(folder, seed=seed, device=device, overwrite=overwrite, command=_command(), console=console))
     out.print(f"open {folder / 'report.html'}; print {folder / 'sheet.pdf'}")
 
 
@@ -113,8 +117,6 @@ def apply(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the PNG.")] = False,
 ) -> None:
     """Put an artwork onto a photograph (--image, --quad) or a sign's face; no model needed."""
-    from physadv.handwork import apply_artwork
-
     apply_artwork(artwork, output, image=image, quad=quad, face=face, label=label, face_mm=face_mm, overwrite=overwrite)
     out.print(f"wrote {output}")
 
@@ -128,8 +130,6 @@ def import_(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
 ) -> None:
     """Make an artwork of an existing patch, to apply, print or evaluate it."""
-    from physadv.handwork import import_artwork
-
     import_artwork(image, folder, width_mm=width_mm, at=at, overwrite=overwrite)
     out.print(f"artwork in {folder}; judge it with: physadv evaluate --artwork {folder}")
 
@@ -146,8 +146,6 @@ def print_(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier sheet.")] = False,
 ) -> None:
     """Write sheet.pdf at true size, and sheet.json with everything in mm."""
-    from physadv.handwork import print_sheet
-
     sheet = print_sheet(
         artwork, image, width_mm=width_mm, paper=paper, dpi=dpi, tags=tags, folder=folder, overwrite=overwrite
     )
@@ -157,29 +155,28 @@ def print_(
 
 @app.command()
 def report(
-    compare: Annotated[list[Path], typer.Option("--compare", help="Output folder of a run; give it once per run.")],
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of two or more runs.")],
+    compare: Annotated[bool, typer.Option("--compare", help="Put the runs side by side.")] = False,
     output: Annotated[Path, typer.Option("--out", help="HTML to write.")] = Path("comparison.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the HTML.")] = False,
 ) -> None:
-    """Put runs side by side."""
-    from physadv.report import compare_reports
-
-    compare_reports(output, compare)
+    """Put runs side by side: `report --compare RUN RUN`."""
+    if not compare:
+        raise UserError("Every run has its own report.html; to put several side by side, add --compare.")
+    check_free(output, overwrite=overwrite)
+    compare_reports(output, runs)
     out.print(f"wrote {output}")
 
 
 @app.command()
 def targets() -> None:
     """List what --target takes."""
-    from physadv.targets import list_targets
-
     _table(("target", "what it is"), list(list_targets()))
 
 
 @app.command()
 def threats() -> None:
     """List what --threat takes."""
-    from physadv.threats import list_threats
-
     _table(("threat", "example", "what may change"), [(row.name, row.example, row.meaning) for row in list_threats()])
 
 
@@ -188,8 +185,6 @@ def worlds(context: typer.Context) -> None:
     """List the named worlds; `worlds show NAME` draws a contact sheet."""
     if context.invoked_subcommand:
         return
-    from physadv.transforms.world import DIGITAL, load_world, world_names
-
     known = [*map(load_world, [*world_names(), "promise"]), DIGITAL]
     _table(("world", "hash", "what it is"), [(world.name, world.hash, world.note) for world in known])
 
@@ -206,13 +201,20 @@ def show_world(
     size_px: Annotated[int, typer.Option(help="Pixels of each photograph.")] = 96,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     output: Annotated[Path | None, typer.Option("--out", help="PNG to write; default NAME.png.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the PNG.")] = False,
 ) -> None:
     """Draw a contact sheet of a world."""
-    from physadv.handwork import contact_sheet
-
     path = output or Path(f"{Path(name).stem}.png")
     contact_sheet(
-        name, path, scenes=scenes, backgrounds=backgrounds, artwork=artwork, views=views, size_px=size_px, seed=seed
+        name,
+        path,
+        scenes=scenes,
+        backgrounds=backgrounds,
+        artwork=artwork,
+        views=views,
+        size_px=size_px,
+        seed=seed,
+        overwrite=overwrite,
     )
     out.print(f"wrote {path}")
 
@@ -248,13 +250,19 @@ def _command() -> str:
     return shlex.join(["physadv", *sys.argv[1:]])
 
 
-@app.callback()
-def common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         out.print(f"physadv {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -262,7 +270,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Rich(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {error}", markup=True)
+        sentence = " ".join(str(error).split())
+        Rich(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("error:", "red"), " ", sentence))
         sys.exit(2)
 
 

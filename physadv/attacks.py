@@ -1,10 +1,10 @@
 """The equation: θ* = argmin_{θ ∈ S} E_{t ~ T} [ L( f( t(x ⊕ θ) ), y ) ]."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from physadv.errors import UserError
-from physadv.files import read_tensors, write_tensors
-from physadv.heldout import HeldOut
-from physadv.objectives import DEFAULT_KAPPA, Objective, make_objective, parse_expectation, parse_goal
+from physadv.files import read_tensors, sha256, write_tensors
+from physadv.heldout import HeldOut, truth_of
+from physadv.objectives import DEFAULT_KAPPA, Expectation, Objective, make_objective, parse_expectation, parse_goal
 from physadv.objectives.printability import non_printability, printable_palette, total_variation
 from physadv.optimisers import Optimiser, make_optimiser
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier, frozen
-from physadv.targets.spec import align_labels
 from physadv.threats.base import Artwork, Theta, Threat
 from physadv.threats.patch import RoamingPatch
 from physadv.transforms.stages import derive
@@ -52,7 +51,7 @@ class Settings:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
         for name in ("tv", "nps"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"--{name} is {getattr(self, name)}; a weight is 0 or more.")
 
 
@@ -100,6 +99,7 @@ class _Problem:
     settings: Settings
     seed: int
     objective: Objective
+    expectation: Expectation
     optimiser: Optimiser
     truth: Int[Tensor, " b"]
     held_out: HeldOut
@@ -108,6 +108,25 @@ class _Problem:
     def separate(self) -> bool:
         """One artwork per scene, each judged on its own views."""
         return self.settings.per_scene or bool(getattr(self.threat, "per_image", False))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree on to be continued: options, weights, world, signs, and where θ may lie."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "fingerprint"))
+        within = self.threat.artwork(self.threat.init(self.scenes, generator=generator, per_scene=self.separate))
+        scenes, faces = self.scenes, self.scenes.faces
+        tensors = [within.rgb, within.alpha, within.place_mm, scenes.images, scenes.surface, scenes.gain, scenes.bias]
+        tensors += [self.truth, faces.images, faces.size_mm]
+        tensors += [] if scenes.backgrounds is None else [scenes.backgrounds]
+        said: list[Any] = [
+            asdict(self.settings),
+            self.seed,
+            self.threat.name,
+            self.world.hash,
+            self.target.weights_hash,
+        ]
+        said += [list(scenes.names), [sha256(tensor.detach().cpu().numpy().tobytes()) for tensor in tensors]]
+        return sha256(json.dumps(said).encode())[:16]
 
 
 def attack(
@@ -122,15 +141,11 @@ def attack(
     resume: bool = False,
     report: Callable[[Step], None] = lambda step: None,
 ) -> Attacked:
-    """Search θ under the world; the artwork returned did best on fixed held-out draws, and holds what its PNG will hold.
+    """Search θ under the world; the artwork returned did best on fixed held-out draws and holds what its PNG will hold.
 
     checkpoint: written at every check; with `resume` the search goes on from there and ends at the same bits (CPU).
     Raises UserError for a world that is reserved for judging, and for a checkpoint of another run.
     """
-    if world.reserved:
-        raise UserError(
-            f"The world {world.name!r} only judges: an attack that optimises in it would spoil the promise."
-        )
     problem = _problem(target, scenes, threat, world, settings, seed)
     start = time.monotonic()
     with frozen(target.module):
@@ -156,11 +171,21 @@ def attack(
     return Attacked(artwork, tuple(search.history), time.monotonic() - start)
 
 
+def check(target: Classifier, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int) -> None:
+    """The UserError that `attack` would raise for these, before anything is written."""
+    _fresh(_problem(target, scenes, threat, world, settings, seed), restart=0)
+
+
 def _problem(
     target: Classifier, scenes: Scenes, threat: Threat, world: World, settings: Settings, seed: int
 ) -> _Problem:
+    if world.reserved:
+        raise UserError(
+            f"The world {world.name!r} only judges: an attack that optimises in it would spoil the promise; choose "
+            "another --world."
+        )
     goal = parse_goal(settings.goal, target.classes)
-    truth = align_labels(scenes.classes, target.classes).to(scenes.labels.device)[scenes.labels]
+    truth = truth_of(scenes, target.classes)
     if goal.target is not None and bool((truth == goal.target).any()):
         raise UserError(f"Some scenes are of class {settings.goal.removeprefix('class:')!r} already; leave them out.")
     views = max(1, settings.held_out // len(scenes))
@@ -177,6 +202,7 @@ def _problem(
         settings=settings,
         seed=seed,
         objective=make_objective(settings.objective, goal, kappa=settings.kappa),
+        expectation=parse_expectation(settings.expectation),
         optimiser=make_optimiser(settings.optimiser, settings.step_size),
         truth=truth,
         held_out=HeldOut(target, scenes, world, views, derive(seed, "held-out"), places, keep=True),
@@ -210,8 +236,9 @@ def _step(problem: _Problem, search: _Search, step: int) -> float:
     losses = problem.objective.loss(
         problem.target(_photographs(problem, theta, rows, search.done)), problem.truth[rows]
     )
-    expectation = parse_expectation(settings.expectation)
-    loss = expectation(losses.unflatten(0, (settings.views, -1)).mT).sum() if problem.separate else expectation(losses)
+    if problem.separate:
+        losses = losses.unflatten(0, (settings.views, -1)).mT
+    loss = problem.expectation(losses).sum()
     (gradient,) = torch.autograd.grad(loss + _unprintable(problem, theta), theta)
     moved, search.state = problem.optimiser.update(
         theta.detach(), gradient, search.state, progress=step / settings.steps
@@ -264,7 +291,7 @@ def _unprintable(problem: _Problem, theta: Float[Tensor, "a 3 h w"]) -> Tensor:
 
 
 def _check(problem: _Problem, search: _Search) -> float:
-    """Judge θ on the held-out draws; keep it where it beats the best: more success, and at equal success a lower loss."""
+    """Judge θ on the held-out draws; keep it where it beats the best: more success, or as much at a lower loss."""
     logits = problem.held_out.logits(problem.threat.artwork(search.theta).quantised())
     won = problem.objective.success(logits, problem.held_out.truth).float()
     score = won - 1e-5 * problem.objective.loss(logits, problem.held_out.truth)
@@ -275,23 +302,16 @@ def _check(problem: _Problem, search: _Search) -> float:
     return won.mean().item()
 
 
-def _fingerprint(problem: _Problem) -> str:
-    """What a checkpoint must agree on to be continued."""
-    said = [asdict(problem.settings), problem.seed, problem.threat.name, problem.world.hash]
-    said += [problem.target.weights_hash, list(problem.scenes.names)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-
 def _write(problem: _Problem, search: _Search, path: Path) -> None:
     tensors = {"theta": search.theta, "best": search.best, "best_score": search.best_score}
     tensors |= {f"state.{name}": value for name, value in search.state.items()}
-    metadata = {"fingerprint": _fingerprint(problem), "done": search.done, "history": search.history}
+    metadata = {"fingerprint": problem.fingerprint, "done": search.done, "history": search.history}
     write_tensors(path, {name: value.contiguous() for name, value in tensors.items()}, metadata)
 
 
 def _resumed(problem: _Problem, path: Path) -> _Search:
     tensors, metadata = read_tensors(path)
-    if metadata.get("fingerprint") != _fingerprint(problem):
+    if metadata.get("fingerprint") != problem.fingerprint:
         raise UserError(f"{path} belongs to another run; repeat that run's options, or start anew with --overwrite.")
     device = problem.scenes.images.device
     tensors = {name: value.to(device) for name, value in tensors.items()}

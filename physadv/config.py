@@ -29,20 +29,20 @@ class SceneOptions(Options):
 
     scenes: str = Field("staged:stop", description="staged:FACE, gtsrb:DIR, imagefolder:DIR, photo:FILE; join by +.")
     backgrounds: Path | None = Field(None, description="Folder of pictures to stage signs over.")
-    classes: list[str] | None = Field(None, description="Keep the scenes of these classes.")
+    classes: list[str] | None = Field(None, description="Keep the scenes of this class; repeat it for several.")
     limit: int | None = Field(None, description="Keep the first N scenes, spread over tracks.")
     quad: str | None = Field(None, description="photo: the face's corners, 'x,y x,y x,y x,y' from top left, clockwise.")
     label: str | None = Field(None, description="Class of the sign in photo: or staged:.")
     face_mm: float | None = Field(None, gt=0, description="Width of the sign's face in mm, instead of its class's.")
-    target: str = Field(
-        "builtin:gtsrb", description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, safetensors:FILE."
-    )
     world: str = Field("drive-by", description="A named world, a YAML file, or several joined by +.")
 
 
 class SearchOptions(SceneOptions):
     """How to search; shared by `attack` and `evaluate --attack`."""
 
+    target: str = Field(
+        "builtin:gtsrb", description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, safetensors:FILE."
+    )
     goal: str = Field(DEFAULTS.goal, description="untargeted or class:NAME.")
     mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
     palette: str | None = Field(None, description="any, bw (black and white), printable.")

@@ -18,6 +18,13 @@ class Console:
         self._bar: Progress | None = None
         self._last = -1
 
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """The bar goes, and the cursor comes back, also where an error ended the command."""
+        self._stop()
+
     def attack(self, step: Step) -> None:
         """After every step of an attack."""
         done = step.restart * step.steps + step.step

@@ -37,7 +37,9 @@ def apply_artwork(
     overwrite: bool,
 ) -> None:
     """The artwork on the quad of a photograph, or on a sign's face, as a PNG."""
-    _check_free(path, overwrite)
+    check_free(path, overwrite=overwrite)
+    if quad is not None and image is None:
+        raise UserError("--quad says where the face is in --image FILE: give both or none.")
     artwork = load_artwork(folder)
     if image is None:
         faces = staged(face, backgrounds=None, label=label, face_mm=face_mm).faces
@@ -91,7 +93,7 @@ def import_artwork(image: Path, folder: Path, *, width_mm: float, at: str, overw
         raise UserError(
             f"--at is {at!r}; write the patch's centre in mm from the face's top-left, such as 450,640."
         ) from error
-    if width_mm <= 0:
+    if not 0 < width_mm < float("inf"):
         raise UserError(f"--width-mm is {width_mm:g}; give the width of the patch on paper, above 0.")
     height_mm = width_mm * picture.shape[-2] / picture.shape[-1]
     place = torch.tensor([[x_mm - width_mm / 2, y_mm - height_mm / 2, x_mm + width_mm / 2, y_mm + height_mm / 2]])
@@ -168,12 +170,16 @@ def contact_sheet(
     views: int,
     size_px: int,
     seed: int,
+    overwrite: bool,
     columns: int = 12,
 ) -> None:
-    """Photographs of a world in rows, as a PNG."""
+    """Photographs of a world in rows, as a PNG; of several artworks, the first."""
+    check_free(path, overwrite=overwrite)
+    if views < 1:
+        raise UserError(f"--views is {views}; give at least 1.")
     world = load_world(name)
     shown = load_scenes(scenes, backgrounds=backgrounds)
-    worn = None if artwork is None else load_artwork(artwork)
+    worn = None if artwork is None else load_artwork(artwork).take(torch.tensor([0]))
     rows = torch.arange(views) % len(shown)
     frame = Frame(size_px, 0.15)
     photographs = world.photograph(worn, shown.take(rows), world.draw(range(views), seed=seed), frame=frame)
@@ -185,6 +191,7 @@ def contact_sheet(
     write_atomic(path, png_bytes(sheet))
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """UserError: the file exists, and may not be replaced."""
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; add --overwrite or choose another --out.")

@@ -17,9 +17,16 @@ from physadv.transforms.world import Shots, Views, World
 CHUNK = 64  # photographs at once: enough to fill two cores, little memory
 
 
+def truth_of(scenes: Scenes, classes: tuple[str, ...]) -> Int[Tensor, " b"]:
+    """The row among a target's classes of each scene's. UserError: one that the scenes show is missing there."""
+    shown, which = scenes.labels.cpu().unique(return_inverse=True)
+    rows = align_labels(tuple(scenes.classes[row] for row in shown.tolist()), classes)
+    return rows[which].to(scenes.labels.device)
+
+
 @dataclass(frozen=True)
 class HeldOut:
-    """n views, `views` of each scene; `scene` is the row of the scene of each, `truth` the target's row of its class."""
+    """n views, `views` of each scene; `scene` is the row of each one's scene, `truth` the target's row of its class."""
 
     target: Classifier
     scenes: Scenes
@@ -38,8 +45,7 @@ class HeldOut:
 
     @property
     def truth(self) -> Int[Tensor, " n"]:
-        labels = align_labels(self.scenes.classes, self.target.classes)[self.scenes.labels.cpu()]
-        return labels[self.scene].to(self.scenes.labels.device)
+        return truth_of(self.scenes, self.target.classes)[self.scene.to(self.scenes.labels.device)]
 
     def draws(self) -> Views:
         """What was drawn for all n views, in order."""

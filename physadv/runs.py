@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from physadv import __version__
-from physadv.attacks import Attacked, attack
+from physadv.attacks import Attacked, attack, check
 from physadv.config import AttackOptions, EvaluateOptions, SceneOptions, SearchOptions, TrainOptions
 from physadv.console import Console
 from physadv.errors import UserError
 from physadv.evaluation import Evaluation, accuracy, evaluate
 from physadv.files import prepare_folder, write_json
 from physadv.handwork import print_sheet
+from physadv.heldout import truth_of
 from physadv.objectives import parse_goal
 from physadv.report import write_report
 from physadv.scenes import Scenes, load_scenes
@@ -27,7 +28,7 @@ from physadv.targets.models import save_classifier
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
 from physadv.threats.base import Threat
 from physadv.threats.patch import RoamingPatch
-from physadv.training import Recipe, train
+from physadv.training import Recipe, check_sources, train
 from physadv.transforms.world import World, load_world, world_names
 
 JUDGED_VIEWS = 200
@@ -40,14 +41,16 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
     judged = scenes if options.judge is None else _scenes(options, options.judge).to(options.device)
     parse_goal(options.goal, target.classes)
     threat = _threat(options.threat, options, scenes)
-    fits = threat if judged is scenes else _threat(options.threat, options, judged)
+    fits = threat if judged is scenes else _elsewhere(threat, options, judged, target)
+    settings = options.settings()
+    check(target, scenes, threat, world=world, settings=settings, seed=options.seed)
     out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
     found = attack(
         target,
         scenes,
         threat,
         world=world,
-        settings=options.settings(),
+        settings=settings,
         seed=options.seed,
         checkpoint=out / "checkpoint.safetensors",
         resume=options.resume,
@@ -62,17 +65,21 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     """Judge what is given; metrics.json and report.html."""
     if options.artwork and options.attack:
         raise UserError("--artwork judges what is there and --attack makes something new: give one of them.")
+    if options.artwork and options.artwork.resolve() == options.out.resolve():
+        raise UserError(f"{options.out} holds the artwork itself; choose another --out for its figures.")
     target, scenes, world = _load(options)
     parse_goal(options.goal, target.classes)
+    truth_of(scenes, target.classes)
+    settings = options.settings(per_scene=True)
     artwork, found, threat = None, None, None
     if options.artwork:
         artwork = load_artwork(options.artwork).to(options.device)
         threat, artwork = _refit(artwork, scenes)
     if options.attack:
         threat = _threat(options.attack, options, scenes)
+        check(target, scenes, threat, world=world, settings=settings, seed=options.seed)
     out = prepare_folder(options.out, overwrite=options.overwrite)
     if options.attack and threat:
-        settings = options.settings(per_scene=True)
         found = attack(target, scenes, threat, world=world, settings=settings, seed=options.seed, report=console.attack)
         artwork = found.artwork
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
@@ -81,15 +88,17 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
 
 def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
     """Train, report the accuracy in every named world, save the weights."""
+    _check_device(options.device)
+    world = load_world(options.world)
     photographs = _scenes(options, options.scenes, backgrounds="staged:" in options.scenes)
     staged = None
     if options.staged not in (None, "none") and not photographs.staged:
         staged = load_scenes(str(options.staged), backgrounds=options.backgrounds)
     sources = [one.to(options.device) for one in (photographs, staged) if one is not None]
     judged = {} if options.judge is None else {"photographs": load_scenes(options.judge).to(options.device)}
+    check_sources(options.arch, sources, [*judged.values()])
     out = prepare_folder(options.out, overwrite=options.overwrite)
     recipe = Recipe(epochs=options.epochs, batch=options.batch, learning_rate=options.learning_rate)
-    world = load_world(options.world)
     target = train(
         options.arch,
         sources,
@@ -120,9 +129,15 @@ def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str
     return metrics
 
 
-def _load(options: SceneOptions) -> tuple[Classifier, Scenes, World]:
-    if options.device != "cpu" and not (options.device.startswith("cuda") and torch.cuda.is_available()):
-        raise UserError(f"The device {options.device!r} is not there; use --device cpu.")
+def _check_device(device: str) -> None:
+    """UserError: not cpu, and no such GPU."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if device not in ("cpu", *gpus, *("cuda" for _ in gpus)):
+        raise UserError(f"The device {device!r} is not there; use --device cpu.")
+
+
+def _load(options: SearchOptions) -> tuple[Classifier, Scenes, World]:
+    _check_device(options.device)
     world = load_world(options.world)
     target = load_target(options.target, device=options.device)
     return target, _scenes(options, options.scenes).to(options.device), world
@@ -146,12 +161,28 @@ def _threat(text: str, options: SearchOptions, scenes: Scenes) -> Threat:
     return load_threat(text, scenes, seed=options.seed, **how)
 
 
+def _elsewhere(threat: Threat, options: AttackOptions, judged: Scenes, target: Classifier) -> Threat:
+    """The threat on the signs that judge."""
+    if getattr(threat, "per_image", False):
+        raise UserError(f"{threat.name} changes one photograph, which no other can wear: leave --judge out.")
+    truth_of(judged, target.classes)
+    return _threat(options.threat, options, judged)
+
+
 def _refit(artwork: Artwork, scenes: Scenes) -> tuple[Threat | None, Artwork]:
-    """An artwork that was placed by its faces takes the places that its threat has on these."""
+    """An artwork that was placed by its faces takes the places that its threat has on these.
+
+    UserError: artworks that were made one per scene, for other scenes.
+    """
+    if len(artwork) != len(scenes) and (len(artwork) > 1 or not artwork.printed):
+        raise UserError(
+            f"The artwork holds {len(artwork)}, one per scene, for {len(scenes)} scenes: give the scenes of its attack."
+        )
     name = str(artwork.record.get("threat", ""))
     if len(artwork.place_mm) == 1 and "@random" not in name:
         return None, artwork
-    threat = load_threat(name, scenes, seed=0, resolution_px=max(artwork.rgb.shape[-2:]))
+    mask = artwork.record.get("run", {}).get("config", {}).get("mask")
+    threat = load_threat(name, scenes, seed=0, mask=mask, resolution_px=max(artwork.rgb.shape[-2:]))
     return threat, artwork.at(threat.place_mm)
 
 

@@ -1,7 +1,7 @@
-"""Train a classifier on photographs and staged faces seen through a world: the victim, and the baseline of every hardening."""
+"""Train a classifier on photographs and staged faces seen through a world: the victim, and hardening's baseline."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from physadv.errors import UserError
+from physadv.heldout import truth_of
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier, Frame
 from physadv.targets.models import build
@@ -52,9 +53,8 @@ def train(
     report: Callable[[Progress], None],
 ) -> Classifier:
     """Train `arch` from scratch; each batch draws its share from every source and photographs it in the world."""
+    check_sources(arch, sources)
     classes = sources[0].classes
-    if any(source.classes != classes for source in sources):
-        raise UserError("All scenes of a training must name the same classes; give scenes of one data set.")
     module = build(arch, classes=len(classes), seed=seed)
     module = module.to(sources[0].images.device, memory_format=torch.channels_last)
     frame = Frame(module.input_size, context)
@@ -85,6 +85,16 @@ def train(
     return Classifier.of(average.module.eval(), classes=classes, frame=frame, name=arch)
 
 
+def check_sources(arch: str, sources: Sequence[Scenes], judged: Sequence[Scenes] = ()) -> None:
+    """UserError: no such network, scenes of several data sets, or scenes to judge on of a class that is not trained."""
+    classes = sources[0].classes
+    build(arch, classes=len(classes), seed=0)
+    if any(scenes.classes != classes for scenes in sources):
+        raise UserError("All scenes of a training must name the same classes; give scenes of one data set.")
+    for scenes in judged:
+        truth_of(scenes, classes)
+
+
 def _steps_per_epoch(sources: list[Scenes], recipe: Recipe) -> int:
     return max(len(sources[0]) // _shares(sources, recipe)[0], 1)
 
@@ -93,7 +103,7 @@ def _shares(sources: list[Scenes], recipe: Recipe) -> list[int]:
     """Scenes that each source gives to a batch: photographs first, staged faces their share."""
     if len(sources) == 1:
         return [recipe.batch]
-    staged = round(recipe.batch * recipe.staged_share / (len(sources) - 1))
+    staged = max(1, round(recipe.batch * recipe.staged_share / (len(sources) - 1)))
     return [recipe.batch - staged * (len(sources) - 1)] + [staged] * (len(sources) - 1)
 
 

@@ -43,7 +43,9 @@ def check_spans(transform: object, **limits: Range) -> None:
     for field in fields(transform):
         value = getattr(transform, field.name)
         low, high = value if isinstance(value, tuple) else (value, value)
-        least, most = limits.get(field.name, (0.0, 1.0) if field.name == "probability" else (-float("inf"), float("inf")))
+        least, most = limits.get(
+            field.name, (0.0, 1.0) if field.name == "probability" else (-float("inf"), float("inf"))
+        )
         if not low <= high:
             raise ValueError(f"{field.name}: {low} is above {high}; write the smaller one first")
         if low < least or high > most:

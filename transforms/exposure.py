@@ -8,7 +8,6 @@ base: the lit scene; shade: the light's variation over the frame; colour: printe
 veil: light added after the sign (gloss, glare, fog). Only f carries a gradient.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,7 +139,9 @@ def _backdrop(scenes: Scenes, draw: Draw, frame: Frame) -> Float[Tensor, "n 3 h 
     points = params["corner"][:, None] + params["crop"][:, None, None] * grid
     level = level_for(params["crop"] * scenes.backgrounds.shape[-1] / frame.size_px)
     pictures = pyramid(scenes.backgrounds[which], levels=2)
-    return to_linear(sample_pyramid(pictures, points, level, height=frame.size_px, width=frame.size_px, border="border"))
+    return to_linear(
+        sample_pyramid(pictures, points, level, height=frame.size_px, width=frame.size_px, border="border")
+    )
 
 
 def _photographed_light(
@@ -210,7 +211,7 @@ def _paste(linear: Float[Tensor, "n 3 h w"], exposure: Exposure, artwork: Artwor
     to_px = _mounted(exposure, place)
     height, width = linear.shape[-2:]
     bend = exposure.draw.stages.get(Bend).share
-    slack = max(0.1, 1.5 * bend + 0.5 / min(artwork.rgb.shape[-2:]))
+    slack = max(0.1, bend + 0.5 / min(artwork.rgb.shape[-2:]))
     top, left, bottom, right = _window(to_px, place, height, width, slack=slack)
     if bottom <= top or right <= left:
         return linear
@@ -237,7 +238,7 @@ def _mounted(exposure: Exposure, place: Float[Tensor, "n 4"]) -> Homography:
 def _window(
     to_px: Homography, place: Float[Tensor, "n 4"], height: int, width: int, *, slack: float
 ) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of the box round the artwork in all views, wider by `slack` for the bilinear edge and the bend."""
+    """Top, left, bottom, right of the box round the artwork in all views; slack: for its bilinear edge and the bend."""
     corners = torch.stack([place[:, [0, 1]], place[:, [2, 1]], place[:, [2, 3]], place[:, [0, 3]]], 1)
     seen = project(to_px, corners)
     margin = 1 + slack * (seen.amax((0, 1)) - seen.amin((0, 1)))

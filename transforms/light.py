@@ -86,7 +86,9 @@ class Gradient(Field):
         self, params: Params, height: int, width: int
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n #c h w"]]:
         along = _along(params["angle"], height, width)
-        gain = (1 + 2 * params["strength"][:, None, None, None] * along).clamp(min=0)  # the corners lie beyond the edges
+        gain = (1 + 2 * params["strength"][:, None, None, None] * along).clamp(
+            min=0
+        )  # the corners lie beyond the edges
         return gain, torch.zeros_like(gain)
 
 
@@ -118,7 +120,9 @@ class Shadow(Field):
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n #c h w"]]:
         softness = params["softness"][:, None, None, None]
         edge = soft_step(_along(params["angle"], height, width) - params["offset"][:, None, None, None], softness)
-        leaves = soft_step(texture(params["place"], height, width, scale=torch.full_like(params["depth"], 0.25)), 3 * softness)
+        leaves = soft_step(
+            texture(params["place"], height, width, scale=torch.full_like(params["depth"], 0.25)), 3 * softness
+        )
         shade = torch.where(params["dappled"][:, None, None, None] > 0, leaves, edge)
         gain = 1 - params["depth"][:, None, None, None] * shade
         return gain, torch.zeros_like(gain)

@@ -47,7 +47,7 @@ class Bend:
     share: float = 0.0
 
     def __post_init__(self) -> None:
-        check_spans(self, share=(0, 0.2))
+        check_spans(self, share=(0, 0.08))  # beyond, the spline folds over itself
 
     def sample(self, u: Float[Tensor, "n 18"]) -> Params:
         axis = torch.tensor([0.0, 0.5, 1.0])

@@ -20,9 +20,20 @@ MONOMIALS = 11  # 1 r g b rg rb gb rgb rr gg bb
 
 # Corners of the RGB cube in the order of the first eight monomials, and what four-colour printing makes of each (sRGB, relative
 # to paper white): medians over two printers of a colour chart photographed in daylight, so a share of surface gloss is in them.
-_CORNERS = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]]).float()
+_CORNERS = torch.tensor(
+    [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]]
+).float()
 _PRINTED = torch.tensor(
-    [[78, 77, 91], [240, 73, 81], [96, 179, 91], [92, 94, 165], [240, 228, 48], [176, 87, 159], [97, 191, 215], [255, 255, 255]]
+    [
+        [78, 77, 91],
+        [240, 73, 81],
+        [96, 179, 91],
+        [92, 94, 165],
+        [240, 228, 48],
+        [176, 87, 159],
+        [97, 191, 215],
+        [255, 255, 255],
+    ]
 )
 
 
@@ -58,7 +69,9 @@ class Ink:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        check_spans(self, gamut=(0, 2), dot_gain=(-0.9, 0.9), paper=(0.2, 1), black=(0, 0.3), tint=(0, 0.3), jitter=(0, 0.3))
+        check_spans(
+            self, gamut=(0, 2), dot_gain=(-0.9, 0.9), paper=(0.2, 1), black=(0, 0.3), tint=(0, 0.3), jitter=(0, 0.3)
+        )
 
     def sample(self, u: Float[Tensor, "n 29"]) -> Params:
         press = torch.lerp(_CORNERS, to_linear(_PRINTED / 255), between(u[:, 0], self.gamut)[:, None, None])

@@ -18,7 +18,7 @@ def frame_points(height: int, width: int, *, device: torch.device) -> Float[Tens
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
 
 
-def soft_step(value: Float[Tensor, "n 1 h w"], softness: Float[Tensor, "n 1 1 1"]) -> Float[Tensor, "n 1 h w"]:
+def soft_step(value: Float[Tensor, "n 1 h w"], softness: Float[Tensor, "#n 1 1 1"]) -> Float[Tensor, "n 1 h w"]:
     """0 -> 1 across zero."""
     return torch.sigmoid(4 * value / softness)
 

@@ -78,7 +78,12 @@ class Snow(Field):
 
     def sample(self, u: Float[Tensor, "n 5"]) -> Params:
         on = happens(u[:, 0], self.probability)
-        return {"on": on, "density": between(u[:, 1], self.density), "flake": between(u[:, 2], self.flake), "place": u[:, 3:5]}
+        return {
+            "on": on,
+            "density": between(u[:, 1], self.density),
+            "flake": between(u[:, 2], self.flake),
+            "place": u[:, 3:5],
+        }
 
     def fields(self, params: Params, height: int, width: int) -> Fields:
         noise = texture(params["place"], height, width, scale=params["flake"])

@@ -31,7 +31,7 @@ _HEADER = ("name", "note", "reserved")
 class Views:
     """Draws of n views, grouped by the component of the world that each belongs to."""
 
-    rows: tuple[Int[Tensor, " m"], ...]
+    rows: tuple[Int[Tensor, " _"], ...]
     draws: tuple[Draw, ...]
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Views:
 class Shots:
     """Views of scenes made ready: expose any number of artworks to the same light, noise and pose."""
 
-    rows: tuple[Int[Tensor, " m"], ...]
+    rows: tuple[Int[Tensor, " _"], ...]
     exposures: tuple[Exposure, ...]
 
     def photograph(self, artwork: Artwork | None) -> Float[Tensor, "n 3 h w"]:
@@ -135,12 +135,18 @@ def _parse(path: Path) -> World:
         place = f"line {error.problem_mark.line + 1}: {error.problem}" if error.problem_mark else error.problem
         raise UserError(f"{path} is not readable YAML ({place}); mend that line.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable YAML ({str(error).splitlines()[0]}); save it as plain text.") from error
+        raise UserError(
+            f"{path} is not readable YAML ({str(error).splitlines()[0]}); save it as plain text."
+        ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} must map stages (print, mount, light, view, camera) to transforms; see `physadv worlds`.")
+        raise UserError(
+            f"{path} must map stages (print, mount, light, view, camera) to transforms; see `physadv worlds`."
+        )
     header = {key: content.pop(key) for key in _HEADER if key in content}
     components = tuple(_stages(part, path.name) for part in _parts(content, path))
-    return World(str(header.get("name", path.stem)), components, str(header.get("note", "")), bool(header.get("reserved")))
+    return World(
+        str(header.get("name", path.stem)), components, str(header.get("note", "")), bool(header.get("reserved"))
+    )
 
 
 def _parts(content: dict[str, Any], path: Path) -> list[Any]:
@@ -149,7 +155,9 @@ def _parts(content: dict[str, Any], path: Path) -> list[Any]:
         return [content]
     parts = content["mixture"]
     if not isinstance(parts, list) or not parts or len(content) > 1:
-        raise UserError(f"{path}: mixture must be a list of worlds with no stage beside it; move the stages into the list.")
+        raise UserError(
+            f"{path}: mixture must be a list of worlds with no stage beside it; move the stages into the list."
+        )
     return parts
 
 
@@ -160,7 +168,9 @@ def _stages(content: Any, where: str) -> Stages:
         families = _mapping(given, f"{where}: {stage}")
         options = {name: families[name] for name in families if _known(name, known, f"{where}: {stage}")}
         made[stage] = tuple(  # in physical order, whatever the file's
-            _transform(family, options[name], f"{where}: {stage}.{name}") for name, family in known.items() if name in options
+            _transform(family, options[name], f"{where}: {stage}.{name}")
+            for name, family in known.items()
+            if name in options
         )
     return Stages(**made)
 

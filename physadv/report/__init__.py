@@ -1,4 +1,4 @@
-"""What was found, on one page that a browser, a mail client and a printer can show: nothing is loaded from elsewhere."""
+"""What was found, on one page that any browser can show and print: nothing is loaded from elsewhere."""
 
 from physadv.report.compare import compare_reports
 from physadv.report.page import write_report

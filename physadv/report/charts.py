@@ -6,7 +6,7 @@ from math import ceil, floor, log10
 from typing import Any
 
 from physadv.evaluation import DISTANCES_M, SIZES_PX, YAWS_DEG
-from physadv.report.words import RateJson, noun
+from physadv.report.words import RateJson, noun, signed
 
 PALE, DEEP = (236, 242, 250), (8, 48, 107)
 POINTS_SHOWN = 400  # a longer history is averaged, or the curve would be a black band
@@ -40,7 +40,7 @@ class Curve:
     line: tuple[tuple[float, float], ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
-    summary: str
+    last: str
 
     @property
     def points(self) -> str:
@@ -49,10 +49,12 @@ class Curve:
 
 def dots(metrics: Mapping[str, Any], threat: str | None) -> list[Dot]:
     """The artwork, its controls, the promise, and every world with the weakest marked."""
-    thing, weakest = noun(threat), metrics.get("worst_world", {}).get("world")
+    thing = noun(threat)
+    known = sorted(rate["rate"] for rate in metrics["worlds"].values() if rate["rate"] is not None)
+    weakest = known[0] if len(known) > 1 and known[0] < known[1] else None
     controls = [Dot(f"{what} {thing}", rate, "control") for what, rate in metrics["controls"].items()]
     worlds = [
-        Dot(name, rate, "world", "weakest" if name == weakest and len(metrics["worlds"]) > 1 else "")
+        Dot(name, rate, "world", "weakest" if weakest is not None and rate["rate"] == weakest else "")
         for name, rate in metrics["worlds"].items()
     ]
     first = Dot(f"this {thing}, {metrics['world']['name']}", metrics["attacked"], "artwork")
@@ -107,7 +109,9 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
     if loss:
         made.append(_curve("Loss of the step's photographs", _thinned(loss), span=None, last=loss[-1], unit=""))
     if success:
-        made.append(_curve("Success on fixed held-out draws, %", success, span=(0.0, 100.0), last=success[-1], unit=" %"))
+        made.append(
+            _curve("Success on fixed held-out draws, %", success, span=(0.0, 100.0), last=success[-1], unit=" %")
+        )
     return made
 
 
@@ -126,6 +130,7 @@ def _curve(
     last: tuple[float, float],
     unit: str,
 ) -> Curve:
+    """`points` in the frame; `last` is the exact end, which an averaged line lacks."""
     x_end = max(points[-1][0], 1.0)
     low, high = span or _room([y for _, y in points])
 
@@ -137,8 +142,8 @@ def _curve(
         title,
         tuple(place(*point) for point in points),
         tuple((place(x, low)[0], f"{x:g}") for x in _ticks(0, x_end, whole=True)),
-        tuple((place(0, y)[1], f"{y:g}") for y in _ticks(low, high)),
-        f"{title}: {last[1]:.3g}{unit} after step {last[0]:.0f}.",
+        tuple((place(0, y)[1], signed(y)) for y in _ticks(low, high)),
+        f"{signed(last[1])}{unit} after step {last[0]:.0f}",
     )
 
 
@@ -150,8 +155,8 @@ def _room(values: list[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Three to six round numbers within [low, high]."""
-    rough = (high - low) / 5
+    """Two to seven round numbers within [low, high]."""
+    rough = (high - low) / 6
     power = 10.0 ** floor(log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     step = max(step, 1.0) if whole else step

@@ -47,7 +47,9 @@ def compare_reports(path: Path, runs: Sequence[Path]) -> None:
     if len(runs) < 2:
         raise UserError("A comparison needs at least two runs; give two or more output folders.")
     loaded = [_load(folder, name) for folder, name in zip(runs, _names(runs), strict=True)]
-    settings = [_row(key, [run.settings.get(key, "–") for run in loaded]) for key in _keys([r.settings for r in loaded])]
+    settings = [
+        _row(key, [run.settings.get(key, "–") for run in loaded]) for key in _keys([r.settings for r in loaded])
+    ]
     labels = _keys([run.rates for run in loaded])
     context = {
         "runs": loaded,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from physadv.report.words import RateJson, goal_class, interval, noun, percent, rate_text, signs
+from physadv.report.words import RateJson, goal_class, interval, noun, percent, plain_compares, plural, rate_text, signs
 
 FEW_VIEWS = 30  # below this even 0 of n leaves more than 11 % possible
 LOW_ACCURACY = 0.8
@@ -35,71 +35,82 @@ def headline(metrics: Mapping[str, Any], subject: Subject) -> str:
     """One sentence in plain words: success, a failure, or that nothing can be said."""
     views = metrics["accuracy"]["n"]
     if "attacked" not in metrics:
-        said = f"{subject.target} reads {signs(subject.classes)} correctly"
-        return f"{said} in {percent(metrics['accuracy']['rate'])} of {views} held-out views {interval(metrics['accuracy'])}."
+        share = f"{percent(metrics['accuracy']['rate'])} of {views} held-out views {interval(metrics['accuracy'])}"
+        return f"{subject.target} reads {signs(subject.classes)} correctly in {share}."
     attacked = metrics["attacked"]
     if not attacked["n"]:
         return (
-            f"Nothing can be said about this {subject.thing}: {subject.target} reads {signs(subject.classes)} correctly "
-            f"in none of {views} held-out views, even without it."
+            f"Nothing can be said about this {subject.thing}: {subject.target} reads {signs(subject.classes)} "
+            f"correctly in none of {views} held-out views, even without it."
         )
     if not attacked["k"]:
         return (
             f"No {subject.thing} of this kind was found that makes {subject.target} {subject.deed}: "
             f"none of {attacked['n']} held-out views {interval(attacked)}."
         )
-    if no_better_than_plain(metrics):
-        return f"No {subject.thing} of this kind was found that does clearly better than a plain one: {_success(metrics, subject)}"
-    return _success(metrics, subject)
+    success = _success(metrics, subject)
+    if no_better_than_plain(metrics, subject.threat):
+        return f"No {subject.thing} of this kind was found that does clearly better than a plain one: {success}"
+    return success[0].upper() + success[1:]
 
 
-def no_better_than_plain(metrics: Mapping[str, Any]) -> bool:
+def no_better_than_plain(metrics: Mapping[str, Any], threat: str | None) -> bool:
     """Whether a grey or random control reaches into the artwork's interval."""
     known = [control["rate"] for control in metrics["controls"].values() if control["rate"] is not None]
     ci95 = metrics["attacked"]["ci95"]
-    return ci95 is not None and bool(known) and max(known) >= ci95[0]
+    return plain_compares(threat) and ci95 is not None and bool(known) and max(known) >= ci95[0]
 
 
 def _success(metrics: Mapping[str, Any], subject: Subject) -> str:
     attacked, controls = metrics["attacked"], metrics["controls"]
-    these = f"this {subject.thing} makes" if subject.artworks == 1 else f"these {subject.artworks} {subject.thing}s make"
-    if not no_better_than_plain(metrics):
-        these = these[0].upper() + these[1:]
+    these = (
+        f"this {subject.thing} makes"
+        if subject.artworks == 1
+        else f"these {subject.artworks} {plural(subject.thing)} make"
+    )
+    plain = f"grey {subject.thing} {percent(controls['grey']['rate'])}, random {percent(controls['random']['rate'])}"
     return (
-        f"{these} {subject.target} {subject.deed} in {percent(attacked['rate'])} of held-out views {interval(attacked)}; "
-        f"promise in unseen worlds {rate_text(metrics['promise'])}; "
-        f"grey {subject.thing} {percent(controls['grey']['rate'])}, random {percent(controls['random']['rate'])}."
+        f"{these} {subject.target} {subject.deed} "
+        f"in {percent(attacked['rate'])} of held-out views {interval(attacked)}; "
+        f"promise in unseen worlds {rate_text(metrics['promise'])}"
+        f"{'; ' + plain if plain_compares(subject.threat) else ''}."
     )
 
 
-def remarks(metrics: Mapping[str, Any], *, printed: bool) -> list[str]:
+def remarks(metrics: Mapping[str, Any], threat: str | None, *, printed: bool) -> list[str]:
     """What qualifies the headline, and what to do about each."""
     accuracy, attacked = metrics["accuracy"], metrics.get("attacked")
     said = []
-    if accuracy["rate"] is not None and accuracy["rate"] < LOW_ACCURACY:
+    if not accuracy["k"]:
+        said.append("Check that the target's classes, input size and context fit these scenes.")
+    elif accuracy["rate"] < LOW_ACCURACY:
         said.append(
-            f"The target reads only {rate_text(accuracy)} of the views correctly without any artwork. The other views are not "
-            "counted, but a target this unsure is easily pushed: try a milder world, closer views or a better target."
+            f"The target reads only {rate_text(accuracy)} of the views correctly without artwork. The others do not "
+            "count, but a target this unsure is easily pushed: try a milder world, closer views or a better target."
         )
     if attacked and 0 < attacked["n"] < FEW_VIEWS:
         said.append(f"Only {attacked['n']} views count, so the intervals are wide: judge on more views (--views).")
     if attacked and attacked["k"]:
-        said += _doubts(attacked, metrics)
+        said += _doubts(attacked, metrics, threat)
+    if attacked and not plain_compares(threat):
+        said.append(
+            "Grey and random in place of it hide the whole sign, beyond what it may change: they are no controls here."
+        )
     if attacked and not printed:
         said.append("This is a digital perturbation of the photograph itself: no printer can make it.")
     return said
 
 
-def _doubts(attacked: RateJson, metrics: Mapping[str, Any]) -> list[str]:
+def _doubts(attacked: RateJson, metrics: Mapping[str, Any], threat: str | None) -> list[str]:
     said, promise = [], metrics["promise"]
-    if no_better_than_plain(metrics):
+    if no_better_than_plain(metrics, threat):
         said.append(
-            "A grey or random artwork of the same shape does about as well: covering the sign is what works here, "
-            "not what is printed. Search longer, or give the artwork less or another area."
+            "On these views it cannot be told from a grey or random artwork of the same shape: covering the sign may be all "
+            "that works here. Judge on more views or signs, search longer, or give it another area."
         )
     if promise["ci95"] is not None and promise["ci95"][1] < attacked["ci95"][0]:
         said.append(
-            f"In unseen worlds the rate falls to {rate_text(promise)}: expect that of a real print, not the figure of the "
-            "world it was made for."
+            f"In unseen worlds the rate falls to {rate_text(promise)}: expect that of a real print, not the figure of "
+            "the world it was made for."
         )
     return said

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from physadv.evaluation import Verdict, poses
 from physadv.files import to_pil
-from physadv.report.words import goal_class
+from physadv.report.words import goal_class, signed
 from physadv.threats.base import Artwork
 
 FACE_PX = 640
@@ -34,7 +34,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answer:
-    """A photograph and what the target says it shows. verdict: correct, misread, or goal (the class that was asked for)."""
+    """A photograph and what the target says it shows. verdict: correct, misread, or goal (the class asked for)."""
 
     picture: str
     name: str
@@ -100,11 +100,17 @@ def first_views(verdict: Verdict, artwork: Artwork | None, *, goal: str) -> list
     count = min(VIEWS_SHOWN, len(held_out))
     clean = _answers(verdict, None, verdict.clean[:count], goal)
     worn = _answers(verdict, artwork, verdict.attacked["artwork"][:count], goal) if artwork is not None else iter(())
-    attacked = list(worn) or [None] * count
+    attacked: list[Answer | None] = [*worn] or [None] * count
     far, yaw = (values[:count].tolist() for values in poses(held_out))
     staged = held_out.scenes.staged
     views = [
-        View(_where(far[i], yaw[i], staged=staged), held_out.target.classes[int(held_out.truth[i])], answer, attacked[i], ok)
+        View(
+            _where(far[i], yaw[i], staged=staged),
+            held_out.target.classes[int(held_out.truth[i])],
+            answer,
+            attacked[i],
+            ok,
+        )
         for i, (answer, ok) in enumerate(zip(clean, verdict.correct[:count].tolist(), strict=True))
     ]
     order = sorted(range(count), key=lambda i: far[i] if staged else -far[i])
@@ -112,7 +118,9 @@ def first_views(verdict: Verdict, artwork: Artwork | None, *, goal: str) -> list
 
 
 def _where(far: float, yaw_deg: float, *, staged: bool) -> str:
-    return f"{far:.1f} m, yaw {yaw_deg:.0f}°" if staged else f"sign {far:.0f} px wide, yaw {yaw_deg:+.0f}°"
+    return (
+        f"{far:.1f} m, yaw {signed(round(yaw_deg))}°" if staged else f"{far:.0f} px wide, yaw {signed(round(yaw_deg))}°"
+    )
 
 
 @torch.no_grad()

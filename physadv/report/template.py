@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from physadv.files import write_atomic
 from physadv.report.charts import shade
-from physadv.report.words import interval, percent, rate_text
+from physadv.report.words import count, interval, percent, rate_text
 
 
 def write_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ def write_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "rate": rate_text, "shade": shade}
+    environment.filters |= {"percent": percent, "interval": interval, "rate": rate_text, "shade": shade, "count": count}
     write_atomic(path, environment.get_template(template).render(context).encode())
 
 
@@ -32,5 +32,18 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(item, Mapping):
             table |= flat(item, f"{prefix}{key}.")
         else:
-            table[f"{prefix}{key}"] = item if isinstance(item, str) else "–" if item is None else dumps(item)
+            table[f"{prefix}{key}"] = _value(item)
     return table
+
+
+def _value(item: Any) -> str:
+    match item:
+        case None:
+            return "–"
+        case str():
+            return item
+        case float():
+            return f"{item:.6g}"
+        case list() | tuple():
+            return ", ".join(map(_value, item)) or "–"
+    return dumps(item)

@@ -17,13 +17,13 @@ NOUNS = {
 
 
 def percent(rate: float | None) -> str:
-    """`93 %`; it reads 0 or 100 only where it is exactly that."""
-    return "no cases" if rate is None else f"{_whole(rate)} %"
+    """`93 %`; with decimals where it would read 0 or 100 and is not."""
+    return "no cases" if rate is None else f"{_short(rate)} %"
 
 
 def interval(said: RateJson) -> str:
     """`[88–96]`, in percent; empty where there were no cases."""
-    return "" if said["ci95"] is None else f"[{_whole(said['ci95'][0])}–{_whole(said['ci95'][1])}]"
+    return "" if said["ci95"] is None else f"[{_short(said['ci95'][0])}–{_short(said['ci95'][1])}]"
 
 
 def rate_text(said: RateJson) -> str:
@@ -31,18 +31,38 @@ def rate_text(said: RateJson) -> str:
     return f"{percent(said['rate'])} {interval(said)}".rstrip()
 
 
-def _whole(rate: float) -> str:
-    rounded = round(100 * rate)
-    if rounded == 0 and rate > 0:
-        return "<1"
-    if rounded == 100 and rate < 1:
-        return ">99"
-    return str(rounded)
+def _short(rate: float) -> str:
+    share = round(100 * rate, 3)
+    if 0 < share < 0.5:
+        return f"{share:.1g}"
+    if 99.5 <= share < 100:
+        return f"{100 - float(f'{100 - share:.1g}'):g}"
+    return str(round(share))
+
+
+def signed(value: float) -> str:
+    """Three digits and a true minus."""
+    return f"{value:.3g}".replace("-", "−")
+
+
+def count(n: int, word: str) -> str:
+    """`1 scene`, `2 scenes`."""
+    return f"{n} {word if n == 1 else plural(word)}"
+
+
+def plural(word: str) -> str:
+    """`stickers`, `patches`."""
+    return f"{word}es" if word.endswith("ch") else f"{word}s"
 
 
 def noun(threat: str | None) -> str:
     """What the adversary adds, in a word: `stickers:two-bars` -> `sticker`."""
     return NOUNS.get((threat or "").partition(":")[0], "artwork")
+
+
+def plain_compares(threat: str | None) -> bool:
+    """Whether a plain artwork of the same shape is a control; one that hides the whole face or photograph is none."""
+    return (threat or "").partition(":")[0] not in ("poster", "linf", "l2")
 
 
 def signs(names: Iterable[str]) -> str:

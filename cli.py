@@ -250,10 +250,11 @@ def _command() -> str:
     return shlex.join(["physadv", *sys.argv[1:]])
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         out.print(f"physadv {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

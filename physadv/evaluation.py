@@ -66,9 +66,10 @@ def evaluate(
     worlds: Sequence[str] | None = None,
     report: Callable[[str], None] = lambda what: None,
 ) -> Evaluation:
-    """Judge on `views` fresh views of each scene: the world itself with all controls, then each named world and the promise.
+    """Judge on `views` fresh views of each scene: the world itself with controls, each named world, the promise.
 
-    places: (scenes, world, views, seed) -> a place per view, where the threat draws it anew. worlds: all named ones by default.
+    places: (scenes, world, views, seed) -> a place per view, where the threat draws it anew.
+    worlds: all named ones by default.
     """
     objective = Margin(parse_goal(goal, target.classes))
     worlds = world_names() if worlds is None else worlds
@@ -142,7 +143,7 @@ def _metrics(verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objecti
 
 
 def _asr(verdict: Verdict, objective: Objective, what: str, seed: int) -> dict[str, Any]:
-    """Attack success among the views that are answered correctly without the artwork; the unconditional rate stands beside."""
+    """Attack success among the views that are answered correctly without the artwork; beside it, among all views."""
     won = verdict.success(objective, what)
     beside = _rate(verdict, won, torch.ones_like(won), seed).to_json()
     return _rate(verdict, won, verdict.correct, seed).to_json() | {"unconditional": beside}
@@ -175,9 +176,9 @@ def _cells(verdict: Verdict, objective: Objective, seed: int) -> list[dict[str, 
 
 
 def poses(held_out: HeldOut) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Distance in m (staged) or width of the sign in px of the original photograph, and yaw in degrees, of every view."""
+    """Distance in m (staged) or width of the sign in px of its photograph, and yaw in degrees, of every view."""
     views, scenes = held_out.draws(), held_out.scenes
-    view = Pinhole if scenes.staged else Relative
+    view: type[Pinhole] | type[Relative] = Pinhole if scenes.staged else Relative
     order = torch.cat(views.rows).argsort()
     params = [part.of(part.stages.get(view)) for part in views.draws]
     yaw = torch.cat([one["yaw_deg"] for one in params])[order]
@@ -195,7 +196,7 @@ def _span(edges: tuple[float, ...], row: int) -> list[float | None]:
 
 
 def accuracy(target: Classifier, scenes: Scenes, world: World, *, seed: int, views: int | None = None) -> Rate:
-    """The share of clean views that the target answers correctly: one view of each photograph, 20 of each staged face."""
+    """The share of clean views answered correctly: one view of each photograph, 20 of each staged face."""
     views = views or (20 if scenes.staged else 1)
     with frozen(target.module):
         held_out = HeldOut(target, scenes, world, views, derive(seed, "accuracy"))

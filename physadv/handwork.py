@@ -116,7 +116,7 @@ def print_sheet(
     """sheet.pdf and sheet.json of an artwork, or of any picture at a given width."""
     if (artwork is None) == (image is None):
         raise UserError("Print either --artwork DIR or --image FILE with --width-mm.")
-    how = {"paper": paper, "dpi": dpi, "tags": tags, "overwrite": overwrite}
+    how: dict[str, Any] = {"paper": paper, "dpi": dpi, "tags": tags, "overwrite": overwrite}
     if image is not None:
         if width_mm is None or width_mm <= 0:
             raise UserError("--image needs --width-mm, its width on paper.")

@@ -47,9 +47,15 @@ class HeldOut:
     def truth(self) -> Int[Tensor, " n"]:
         return truth_of(self.scenes, self.target.classes)[self.scene.to(self.scenes.labels.device)]
 
+    @property
+    def ids(self) -> list[int]:
+        """The number of each view: those of a scene follow each other, so each scene meets all parts of a mixture."""
+        rows = torch.arange(len(self))
+        return (rows % len(self.scenes) * self.views + rows // len(self.scenes)).tolist()
+
     def draws(self) -> Views:
         """What was drawn for all n views, in order."""
-        return self.world.draw(range(len(self)), seed=self.seed)
+        return self.world.draw(self.ids, seed=self.seed)
 
     def photographs(self, artwork: Artwork | None) -> Iterator[Float[Tensor, "chunk 3 h w"]]:
         """The views with the artwork on them, a chunk at a time."""
@@ -75,6 +81,7 @@ class HeldOut:
         return list(self._prepared())
 
     def _prepared(self) -> Iterator[tuple[Int[Tensor, " m"], Shots]]:
+        ids = self.ids
         for rows in torch.arange(len(self)).split(CHUNK):
-            views = self.world.draw(rows.tolist(), seed=self.seed)
+            views = self.world.draw([ids[row] for row in rows.tolist()], seed=self.seed)
             yield rows, self.world.prepare(self.scenes.take(self.scene[rows]), views, frame=self.target.frame)

@@ -157,7 +157,7 @@ def _scenes(options: SceneOptions, spec: str, *, backgrounds: bool = True) -> Sc
 
 
 def _threat(text: str, options: SearchOptions, scenes: Scenes) -> Threat:
-    how = {"mask": options.mask, "palette": options.palette, "resolution_px": options.resolution_px}
+    how: dict[str, Any] = {"mask": options.mask, "palette": options.palette, "resolution_px": options.resolution_px}
     return load_threat(text, scenes, seed=options.seed, **how)
 
 

@@ -56,7 +56,7 @@ def train(
     check_sources(arch, sources)
     classes = sources[0].classes
     module = build(arch, classes=len(classes), seed=seed)
-    module = module.to(sources[0].images.device, memory_format=torch.channels_last)
+    module = module.to(sources[0].images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     frame = Frame(module.input_size, context)
     average = torch.optim.swa_utils.AveragedModel(
         module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True

@@ -334,7 +334,7 @@ def test_remarks_name_what_to_doubt():
     assert "falls to 71 %" in remarks(figures(93, 100), "stickers", printed=True)[0]
     few = remarks(figures(19, 20), "stickers", printed=True)
     assert "only 20 %" in few[0]
-    assert "--views" in few[1]
+    assert "--judge-views" in few[1]
 
 
 @pytest.mark.parametrize(

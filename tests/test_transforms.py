@@ -680,6 +680,13 @@ def test_weather_covers_more_where_it_is_denser(family: type) -> None:
     assert gains[0] > gains[1] > gains[2]
 
 
+@pytest.mark.parametrize(("family", "colour"), [(Rain, 0.7), (Snow, 0.85), (Dirt, (0.16, 0.12, 0.08))])
+def test_weather_shows_its_own_colour_for_the_light_it_takes(family: type, colour: Any) -> None:
+    gain, glow = CASES[family].strong.fields(drawn(CASES[family].strong, 2), 16, 16)
+    expected = (1 - gain) * torch.as_tensor(colour).reshape(1, -1, 1, 1)
+    torch.testing.assert_close(glow.expand(2, 3, 16, 16), expected.expand(2, 3, 16, 16))
+
+
 @pytest.mark.parametrize("family", [f for f in CASES if issubclass(f, Colour | LightField)], ids=named)
 def test_light_adds_up(family: type) -> None:
     """Linear in linear light: the response to a mean is the mean of the responses."""

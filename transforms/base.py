@@ -1,12 +1,12 @@
 """What a transform is: uniforms -> parameters -> a pure function of the image.
 
-`sample` is an inverse CDF, so a transform holds no randomness: World hands every view its own row of uniforms. Each transform
-belongs to one of five kinds by what it does to light or place. World fuses all of a kind into one operation; `apply` performs a
-transform alone, which is what the tests compare with and what others can use as an augmentation.
+`sample` is an inverse CDF, so a transform holds no randomness: World hands every view its own row of uniforms. Each
+transform is of a kind by what it does to light or place. World fuses all of a kind into one operation; `apply` performs
+a transform alone, which is what the tests compare with and what others can use as an augmentation.
 """
 
 from dataclasses import fields
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,7 @@ def happens(u: Float[Tensor, " n"], probability: float) -> Float[Tensor, " n"]:
     return (u < probability).to(u)
 
 
-def check_spans(transform: object, **limits: Range) -> None:
+def check_spans(transform: Any, **limits: Range) -> None:
     """Raise ValueError unless every range field is ordered and inside its physical limits."""
     for field in fields(transform):
         value = getattr(transform, field.name)
@@ -52,7 +52,7 @@ def check_spans(transform: object, **limits: Range) -> None:
             raise ValueError(f"{field.name}: {low}..{high} leaves the physical range {least}..{most}")
 
 
-class Colour:
+class Colour(Transform):
     """Light scaled and mixed per pixel: linear -> matrix · linear + offset."""
 
     def affine(self, params: Params) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
@@ -64,7 +64,7 @@ class Colour:
         return to_srgb(light.clamp(0, 1))
 
 
-class Field:
+class Field(Transform):
     """Light that varies over the frame: linear -> gain(x, y) · linear + glow(x, y)."""
 
     def fields(
@@ -77,7 +77,7 @@ class Field:
         return to_srgb((gain * to_linear(images) + glow).clamp(0, 1))
 
 
-class Optics:
+class Optics(Transform):
     """Blur: adds variance and shutter length per axis, in sensor px."""
 
     def spread(self, params: Params) -> Float[Tensor, "n 4"]:

@@ -98,7 +98,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Tone:
-    """The camera's rendering of encoded y: y + gamma·y(1−y) lifts or lowers the midtones, contrast·y(1−y)(2y−1) bends an S."""
+    """The camera's rendering of encoded y: gamma·y(1−y) lifts or lowers midtones, contrast·y(1−y)(2y−1) bends an S."""
 
     dims: ClassVar[int] = 2
     gamma: Range = (0.0, 0.0)
@@ -140,4 +140,4 @@ def _recode(pixels: np.ndarray, quality: int) -> np.ndarray:
     done, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise RuntimeError("OpenCV could not encode a JPEG")
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1].copy()
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[:, :, ::-1].copy()

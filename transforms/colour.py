@@ -34,7 +34,7 @@ def saturation_matrix(saturation: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]
 
 
 def planckian_gain(kelvin: Float[Tensor, " n"]) -> Float[Tensor, "n 3"]:
-    """RGB gains of a black body seen by a camera balanced for 6,500 K, at equal luminance (Kornia's table, interpolated)."""
+    """RGB gains of a black body for a camera balanced to 6,500 K, at equal luminance (Kornia's table, interpolated)."""
     table = get_planckian_coeffs("blackbody").to(kelvin)  # red and blue relative to green
     position = (kelvin.clamp(*_KELVIN) - _KELVIN[0]) / 500.0
     low = position.floor().long().clamp(max=len(table) - 2)

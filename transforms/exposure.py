@@ -4,8 +4,8 @@ With f the artwork's monomials warped into the view, cover its share of a pixel,
 
     photograph = camera( blur( (1 − cover) · base + shade · (colour · f) + veil ) )
 
-base: the lit scene; shade: the light's variation over the frame; colour: printer, light and camera as one 3 × 11 matrix;
-veil: light added after the sign (gloss, glare, fog). Only f carries a gradient.
+base: the lit scene; shade: the light's variation over the frame; colour: printer, light and camera as one 3 × 11
+matrix; veil: light added after the sign (gloss, glare, fog). Only f carries a gradient.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from physadv.transforms.stages import Draw
 from physadv.transforms.view import Backdrop, Box, Pinhole, Relative
 from physadv.transforms.warp import Homography, crop_of, level_for, pixel_grid, project, pyramid, sample_pyramid
 
+_SHARP = 0.8  # photographs are sampled a little finer than one texel per px: they are blurred enough
 _LEVELS = 4  # an artwork more than 16 times finer than the frame is not resolved by any view
 
 
@@ -123,11 +124,12 @@ def _staged_light(
     scenes: Scenes, draw: Draw, frame: Frame, warp: Homography, sensor_px: Float[Tensor, " n"]
 ) -> Float[Tensor, "n 3 h w"]:
     """The sign over its backdrop, linear light."""
-    size = {"height": frame.size_px, "width": frame.size_px}
     size_mm = scenes.faces.size_mm[scenes.face]
     texels = scenes.faces.images.shape[-1] * (1 + 2 * frame.context) / frame.size_px * sensor_px.clamp(min=1)
-    levels = [level[scenes.face] for level in scenes.faces.light]
-    face = sample_pyramid(levels, _pull(warp, frame) / size_mm[:, None], level_for(texels), **size)
+    points = _pull(warp, frame) / size_mm[:, None]
+    face = sample_pyramid(
+        scenes.faces.light, points, level_for(texels), height=frame.size_px, width=frame.size_px, source=scenes.face
+    )
     return _backdrop(scenes, draw, frame) * (1 - face[:, 3:]) + face[:, :3]
 
 
@@ -138,7 +140,7 @@ def _backdrop(scenes: Scenes, draw: Draw, frame: Frame) -> Float[Tensor, "n 3 h 
     grid = pixel_grid(0, 0, frame.size_px, frame.size_px, device=which.device) / frame.size_px
     points = params["corner"][:, None] + params["crop"][:, None, None] * grid
     level = level_for(params["crop"] * scenes.backgrounds.shape[-1] / frame.size_px)
-    pictures = pyramid(scenes.backgrounds[which], levels=2)
+    pictures = pyramid(scenes.backgrounds[which], levels=int(level.max()))
     return to_linear(
         sample_pyramid(pictures, points, level, height=frame.size_px, width=frame.size_px, border="border")
     )
@@ -147,12 +149,15 @@ def _backdrop(scenes: Scenes, draw: Draw, frame: Frame) -> Float[Tensor, "n 3 h 
 def _photographed_light(
     scenes: Scenes, draw: Draw, frame: Frame, warp: Homography, sensor_px: Float[Tensor, " n"]
 ) -> Float[Tensor, "n 3 h w"]:
-    """The photograph, turned, mirrored beyond its edge; decoded after resampling, since its own camera encoded it before."""
+    """The photograph, turned, mirrored beyond its edge; decoded after resampling: its own camera encoded it."""
     height, width = scenes.images.shape[-2:]
-    level = level_for(torch.full_like(sensor_px, width / (1.5 * frame.size_px)))
+    zoom = draw.of(draw.stages.get(Relative))["zoom"]
+    level = level_for(_SHARP * scenes.native_px * zoom / sensor_px)
     points = _pull(warp, frame) / warp.new_tensor([width, height])
-    size = {"height": frame.size_px, "width": frame.size_px}
-    return to_linear(sample_pyramid(pyramid(scenes.images, levels=3), points, level, border="reflection", **size))
+    pictures = pyramid(scenes.images, levels=int(level.max()))
+    return to_linear(
+        sample_pyramid(pictures, points, level, height=frame.size_px, width=frame.size_px, border="reflection")
+    )
 
 
 def _colours(draw: Draw, stages: tuple[str, ...]) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
@@ -194,7 +199,7 @@ def _printed(draw: Draw, scenes: Scenes, matrix: Float[Tensor, "n 3 3"]) -> Floa
 
 
 def _spread(draw: Draw, sensor_px: Float[Tensor, " n"], *, staged: bool) -> Float[Tensor, "n 4"]:
-    """Blur of the optics in frame px, and of sensor px that are wider than the frame's (a photograph already has its own)."""
+    """Blur of the optics in frame px, and of sensor px wider than the frame's (a photograph already has its own)."""
     spread = torch.zeros(len(draw), 4, device=sensor_px.device)
     for optics in draw.stages.kind(Optics, "camera"):
         spread = spread + optics.spread(draw.of(optics))

@@ -14,7 +14,7 @@ from physadv.transforms.texture import frame_points, soft_step, texture
 
 @dataclass(frozen=True)
 class Exposure(Colour):
-    """Brightness in stops: linear · 2^stops; a photograph has its exposure already and is changed by `photographed` stops."""
+    """Brightness in stops: linear · 2^stops; a photograph, exposed already, changes by `photographed` stops."""
 
     dims: ClassVar[int] = 1
     stops: Range = (0.0, 0.0)
@@ -94,7 +94,7 @@ class Gradient(Field):
 
 @dataclass(frozen=True)
 class Shadow(Field):
-    """A cast shadow: a straight soft edge (a pole, a house) or dappled (leaves). depth: the share of light that it takes."""
+    """A cast shadow: a soft straight edge (a pole, a house) or dappled (leaves); depth is the light that it takes."""
 
     dims: ClassVar[int] = 8
     probability: float = 0.0
@@ -130,7 +130,7 @@ class Shadow(Field):
 
 @dataclass(frozen=True)
 class Glare(Field):
-    """A specular highlight or lens flare: a Gaussian spot of white light, `strength` at its centre, radius as share of the frame."""
+    """A highlight or lens flare: a Gaussian spot of light, `strength` at its centre, radius as share of the frame."""
 
     dims: ClassVar[int] = 5
     probability: float = 0.0

@@ -15,7 +15,7 @@ from physadv.transforms.warp import Homography, pixel_grid, project, rotation, s
 
 @dataclass(frozen=True)
 class Placement:
-    """Registration error: shifted by up to shift_mm along each axis and turned by rotate_deg about the artwork's centre."""
+    """Registration error: up to shift_mm along each axis, and rotate_deg about the artwork's centre."""
 
     dims: ClassVar[int] = 3
     shift_mm: float = 0.0
@@ -41,7 +41,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Bend:
-    """A sheet that does not lie flat: thin-plate spline through nine points moved by up to `share` of the artwork's size."""
+    """A sheet that does not lie flat: a thin-plate spline moves nine points by up to `share` of the artwork's size."""
 
     dims: ClassVar[int] = 18
     share: float = 0.0

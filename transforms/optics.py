@@ -13,7 +13,7 @@ def blur_matrices(
 
 
 def _matrix(variance: Float[Tensor, " n"], length: Float[Tensor, " n"], size: int) -> Float[Tensor, "n s s"]:
-    # A pixel integrates the kernel over its own width: the difference of two error functions, exact for any sigma down to 0.
+    # A pixel integrates the kernel over its own width: a difference of error functions, exact down to sigma 0.
     position = torch.arange(size, device=variance.device, dtype=variance.dtype)
     gap = (position[None, :, None] - position[None, None, :]).abs()
     total = variance + length**2 / 12  # a shutter of length L has variance L² / 12

@@ -1,9 +1,9 @@
 """Stage 1: what ink does to colours.
 
-A halftone print is a mosaic of eight printed primaries (paper, C, M, Y, R, G, B, black); each takes the share of the area that
-Demichel's equations give it, and the eye adds their light (Neugebauer 1937). The response is therefore a polynomial in the
-artwork's colours: a matrix on MONOMIALS. A warp is linear, so the monomials of one artwork are warped once and every view applies its own
-printer afterwards, merged with its light and camera into one matrix.
+A halftone print is a mosaic of eight printed primaries (paper, C, M, Y, R, G, B, black); each takes the share of the
+area that Demichel's equations give it, and the eye adds their light (Neugebauer 1937). The response is therefore a
+polynomial in the artwork's colours: a matrix on MONOMIALS. A warp is linear, so the monomials of one artwork are warped
+once, and every view applies its own printer afterwards, merged with its light and camera into one matrix.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from physadv.transforms.colour import to_linear, to_srgb
 
 MONOMIALS = 11  # 1 r g b rg rb gb rgb rr gg bb
 
-# Corners of the RGB cube in the order of the first eight monomials, and what four-colour printing makes of each (sRGB, relative
-# to paper white): medians over two printers of a colour chart photographed in daylight, so a share of surface gloss is in them.
+# Corners of the RGB cube in the order of the first eight monomials, and what four-colour printing makes of each (sRGB,
+# relative to paper white): medians over two printers of a colour chart photographed by day, surface gloss included.
 _CORNERS = torch.tensor(
     [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]]
 ).float()
@@ -53,10 +53,10 @@ def _from_corners() -> Float[Tensor, "8 8"]:
 
 @dataclass(frozen=True)
 class Ink:
-    """A printer drawn at random: Neugebauer primaries between a display's and a press's, dot gain, paper white, lifted black.
+    """A random printer: Neugebauer primaries between a display's and a press's, dot gain, paper, lifted black.
 
     gamut: 0 keeps a display's primaries, 1 takes the press's, beyond 1 is worse. dot_gain: extra midtone darkening.
-    paper: reflectance of the bare paper. black: added to every reflectance (gloss, thin ink). tint: paper colour per channel.
+    paper: reflectance of the bare paper. black: added to every reflectance (gloss, thin ink). tint: of the paper.
     jitter: spread of each primary, linear.
     """
 
@@ -88,7 +88,7 @@ class Ink:
 
 
 def _response(printed: Float[Tensor, "n 8 3"], gain: Float[Tensor, " n"]) -> Float[Tensor, "n 3 11"]:
-    """Coefficients on MONOMIALS; dot gain replaces q by q + gain·(q² − q), to first order in the single-channel terms."""
+    """Coefficients on MONOMIALS; dot gain replaces q by q + gain·(q² − q) in the single-channel terms."""
     linear = torch.einsum("fk,nkc->ncf", _from_corners(), printed)
     single = linear[:, :, 1:4] * gain[:, None, None]
     kept = torch.cat([linear[:, :, :1], linear[:, :, 1:4] - single, linear[:, :, 4:]], 2)

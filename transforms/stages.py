@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -60,7 +60,7 @@ class Stages:
         """The transform of that family, or one of its kind that does nothing."""
         return next((transform for transform in self if isinstance(transform, family)), family())
 
-    def kind(self, base: type[Family], *stages: str) -> list[Family]:
+    def kind(self, base: type[Any], *stages: str) -> list[Any]:
         """Transforms of one kind in the given stages, in physical order."""
         return [t for stage in stages for t in getattr(self, stage) if isinstance(t, base)]
 

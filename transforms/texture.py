@@ -1,4 +1,4 @@
-"""Fixed random tiles from which every view cuts its own piece: drawn once, so a view's noise depends on its place alone."""
+"""Fixed random tiles from which every view cuts its piece: drawn once, so noise depends on the place alone."""
 
 from functools import cache
 

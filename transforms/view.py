@@ -10,7 +10,7 @@ from torch import Tensor
 from physadv.transforms.base import Params, Range, between, check_spans
 from physadv.transforms.warp import Homography, pinhole, scaling, translation
 
-# A photographed sign is turned as if it stood this many times its own width away: typical for a sign 50 px wide and a 1,000 px focal length.
+# A photographed sign is turned as if it stood this many times its own width away: 80 px wide at 1,000 px focal length.
 _WIDTHS_AWAY = 12.0
 
 
@@ -48,8 +48,8 @@ class Pinhole:
 class Relative:
     """A change about the pose that a photographed sign already has; beyond the photograph's edge it continues mirrored.
 
-    The photograph is turned as a plane about the sign's centre. zoom > 1 moves the camera away: the sign keeps its place in the
-    classifier's crop and loses that factor in resolution.
+    The photograph is turned as a plane about the sign's centre. zoom > 1 moves the camera away: the sign keeps its
+    place in the classifier's crop and loses that factor in resolution.
     """
 
     dims: ClassVar[int] = 4

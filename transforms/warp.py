@@ -1,9 +1,10 @@
 """Geometry of the plane, and the convention that the whole project points to.
 
-Convention. Images are float32 (b, 3, h, w), RGB, sRGB-encoded, in [0, 1]. Pixel centres lie at +0.5, so an image spans
-[0, w] x [0, h]; x right, y down. A surface is a plane in mm with its origin at the sign's top-left. A homography maps column
-vectors, surface mm -> px, and is stored row-major (n, 3, 3). Angles are degrees: yaw about the vertical, positive when the
-sign's right side recedes; pitch about the horizontal, positive when its top recedes; roll in the image, clockwise.
+Convention. Images are float32 (b, 3, h, w), RGB, sRGB-encoded, in [0, 1]. Pixel centres lie at +0.5, so an image
+spans [0, w] x [0, h]; x right, y down. A surface is a plane in mm with its origin at the sign's top-left. A
+homography maps column vectors, surface mm -> px, and is stored row-major (n, 3, 3). Angles are degrees: yaw about the
+vertical, positive when the sign's right side recedes; pitch about the horizontal, positive when its top recedes; roll
+in the image, clockwise.
 """
 
 import torch
@@ -40,7 +41,7 @@ def pinhole(
     roll_deg: Float[Tensor, " n"],
     focal_px: Float[Tensor, " n"],
 ) -> Homography:
-    """mm about the sign's centre -> sensor px about the optical axis: K [r1 r2 t] (Hartley & Zisserman 2004, eq. 8.1)."""
+    """mm about the sign's centre -> sensor px about the axis: K [r1 r2 t] (Hartley & Zisserman 2004, eq. 8.1)."""
     turned = _turn(roll_deg, axis=2) @ _turn(-pitch_deg, axis=0) @ _turn(-yaw_deg, axis=1)
     plane = torch.stack([turned[:, :, 0], turned[:, :, 1], torch.zeros_like(turned[:, :, 2])], 2) / 1000
     plane[:, 2, 2] = distance_m
@@ -64,7 +65,7 @@ def crop_of(
 ) -> tuple[Homography, Float[Tensor, " n"]]:
     """The square crop a classifier sees -> frame px, and its side in px before resizing.
 
-    side = max(w, h) · (1 + 2·context) of the outline's box. jitter: shift x, shift y and log-scale, as shares of the side.
+    side = max(w, h) · (1 + 2·context) of the outline's box. jitter: shift x, shift y, log-scale, as shares of it.
     """
     low, high = outline_px.amin(1), outline_px.amax(1)
     side = (high - low).amax(1) * (1 + 2 * context) * jitter[:, 2].exp()
@@ -96,19 +97,27 @@ def sample_pyramid(
     height: int,
     width: int,
     border: str = "zeros",
+    source: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n c {height} {width}"]:
-    """Bilinear samples at points given in [0, 1]² of the image, each view from its own level (one `grid_sample` per level used)."""
+    """Bilinear samples at points in [0, 1]² of the image, each view from its level: one `grid_sample` per level.
+
+    source: the image that each view looks at; without it, image i for view i, or the only one for all.
+    """
     grid = (2 * points - 1).reshape(len(points), height, width, 2)
-    used = level.clamp(max=len(levels) - 1).unique().tolist()
-    if len(used) == 1:
-        return _sample(levels[used[0]], grid, border)
-    rows = [(level.clamp(max=len(levels) - 1) == which).nonzero()[:, 0] for which in used]
-    parts = [_sample(_rows(levels[which], row), grid[row], border) for which, row in zip(used, rows, strict=True)]
-    return torch.cat(parts)[torch.cat(rows).argsort()]
+    level = level.clamp(max=len(levels) - 1)
+    rows = [(level == which).nonzero()[:, 0] for which in range(len(levels))]
+    parts = [
+        _sample(_pick(images, source, row), grid[row], border)
+        for images, row in zip(levels, rows, strict=True)
+        if len(row)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(rows).argsort()]
 
 
-def _rows(images: Float[Tensor, "a c h w"], rows: Int[Tensor, " m"]) -> Float[Tensor, "b c h w"]:
-    return images if len(images) == 1 else images[rows]
+def _pick(images: Float[Tensor, "a c h w"], source: Int[Tensor, " n"] | None, rows: Int[Tensor, " m"]) -> Tensor:
+    if source is not None:
+        return images[source[rows]]
+    return images if len(images) == 1 or len(rows) == len(images) else images[rows]
 
 
 def _sample(images: Float[Tensor, "a c h w"], grid: Float[Tensor, "m y x 2"], border: str) -> Float[Tensor, "m c y x"]:

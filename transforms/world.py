@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from math import lcm
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -70,7 +70,7 @@ class World:
     @cached_property
     def hash(self) -> str:
         """Twelve hex digits of everything that is drawn; printed with every figure."""
-        content = [[(type(t).__name__, asdict(t)) for t in stages] for stages in self.components]
+        content = [[(type(t).__name__, asdict(cast(Any, t))) for t in stages] for stages in self.components]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     def draw(self, views: Sequence[int], *, seed: int) -> Views:

@@ -89,7 +89,7 @@ def remarks(metrics: Mapping[str, Any], threat: str | None, *, printed: bool) ->
             "count, but a target this unsure is easily pushed: try a milder world, closer views or a better target."
         )
     if attacked and 0 < attacked["n"] < FEW_VIEWS:
-        said.append(f"Only {attacked['n']} views count, so the intervals are wide: judge on more views (--views).")
+        said.append(f"Only {attacked['n']} views count, so intervals are wide: judge on more views (--judge-views).")
     if attacked and attacked["k"]:
         said += _doubts(attacked, metrics, threat)
     if attacked and not plain_compares(threat):
@@ -105,8 +105,8 @@ def _doubts(attacked: RateJson, metrics: Mapping[str, Any], threat: str | None) 
     said, promise = [], metrics["promise"]
     if no_better_than_plain(metrics, threat):
         said.append(
-            "On these views it cannot be told from a grey or random artwork of the same shape: covering the sign may be all "
-            "that works here. Judge on more views or signs, search longer, or give it another area."
+            "Here it cannot be told from a grey or random artwork of the same shape: covering the sign may be "
+            "all that works here. Judge on more views or signs, search longer, or give it another area."
         )
     if promise["ci95"] is not None and promise["ci95"][1] < attacked["ci95"][0]:
         said.append(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -68,13 +69,17 @@ class Scenes:
     def take(self, rows: Int[Tensor, " n"]) -> "Scenes":
         """Scenes `rows`, repeats allowed; faces and backgrounds stay whole."""
         per_scene = ("images", "surface", "face", "labels", "gain", "bias", "native_px")
-        picked = {name: getattr(self, name)[rows] for name in per_scene}
-        names = {name: tuple(getattr(self, name)[int(row)] for row in rows) for name in ("names", "groups")}
+        picked: dict[str, Any] = {name: getattr(self, name)[rows] for name in per_scene}
+        names: dict[str, Any] = {
+            name: tuple(getattr(self, name)[int(row)] for row in rows) for name in ("names", "groups")
+        }
         return replace(self, **picked, **names)
 
     def to(self, device: torch.device | str) -> "Scenes":
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        faces = {
+        moved: dict[str, Any] = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
+        faces: dict[str, Any] = {
             f.name: v.to(device) for f in fields(self.faces) if isinstance(v := getattr(self.faces, f.name), Tensor)
         }
         return replace(self, **moved, faces=replace(self.faces, **faces))

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeAlias
 
 from physadv.errors import UserError
 from physadv.scenes.base import Scenes
@@ -16,7 +17,7 @@ from physadv.threats.printed import Printed
 from physadv.threats.sets import PALETTES
 from physadv.threats.stickers import Ring, Stickers
 
-ThreatSpec = Stickers | Ring | Patch | Poster | Linf | L2
+ThreatSpec: TypeAlias = Stickers | Ring | Patch | Poster | Linf | L2
 
 DEFAULT_RESOLUTION_PX = 64
 _POSTER_DEFAULT = "0.3"

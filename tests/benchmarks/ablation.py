@@ -1,6 +1,6 @@
 """Which defaults keep their promise? One change at a time, judged in worlds that no row optimised in.
 
-    python tests/benchmarks/ablation.py --backgrounds DIR --out FILE.md [--seeds 2] [--goal class:speed-limit-50]
+    python tests/benchmarks/ablation.py --backgrounds DIR --out FILE.md [--seeds 2] [--goal GOAL]
 
 Each row attacks the shipped classifier's staged stop sign; a finished row is kept in FILE.jsonl, so a stopped run goes on.
 """

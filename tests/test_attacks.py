@@ -150,12 +150,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"optimiser": "adam"}, {"restarts": 2, "steps": 8}, {"per_scene": True, "batch": 1}],
-    ids=["pgd", "adam", "restarts", "per-scene"],
+    ("after", "settings"),
+    [
+        (3, {}),
+        (6, {}),
+        (6, {"optimiser": "adam"}),
+        (6, {"scenes": "staged:stop,yield", "per_scene": True}),
+        (10, {"restarts": 2, "steps": 8}),
+    ],
+    ids=["before the first check", "pgd", "adam", "one per scene", "in the second start"],
 )
-@pytest.mark.parametrize("after", [3, 6, 10])
-def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path, settings: dict, after: int):
+def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path, after: int, settings: dict):
     checkpoint = tmp_path / "checkpoint.safetensors"
     whole = find(**settings)
     with pytest.raises(Stopped):
@@ -450,7 +455,7 @@ def test_real_stickers_fool_the_shipped_victim():
     victim = load_target("builtin:gtsrb")
     threat = {"threat": "stickers:two-bars", "resolution_px": 24, "step_size": None, "batch": 8, "held_out": 40}
     found = find(victim, **threat, steps=30, check_every=30)
-    started = find(victim, **threat, steps=1, step_size=1e-9)
+    started = find(victim, **threat | {"step_size": 1e-9}, steps=1)
     assert successes(found)[-1] > 0.8
     views = held_out(victim, "staged:stop", views=40, seed=7)
     before, after = (margins(one.artwork, views).mean().item() for one in (started, found))
@@ -471,7 +476,7 @@ def test_every_optimiser_reaches_the_goal_more_often(optimiser: str, goal: str):
     before = margins(find(goal=goal, steps=1, step_size=1e-9).artwork, views, goal)
     after = margins(find(goal=goal, optimiser=optimiser, step_size=size, steps=16).artwork, views, goal)
     assert after.mean() < before.mean() - 1.5
-    assert (after < 0).float().mean() > max(0.7, (before < 0).float().mean())
+    assert (after < 0).float().mean() > (before < 0).float().mean() + 0.25
 
 
 def test_optimisers_and_objectives_differ():

@@ -79,6 +79,7 @@ class AttackOptions(SearchOptions):
         "stickers:two-bars", description="stickers, patch:80mm, patch:10%, ring:4%, poster:0.3, linf:8/255 ..."
     )
     judge: str | None = Field(None, description="Other scenes to judge on; otherwise held-out views of the same.")
+    judge_backgrounds: Path | None = Field(None, description="Other pictures to stage the judged signs over.")
     resume: bool = Field(False, description="Continue from the checkpoint in --out.")
 
 

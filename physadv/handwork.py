@@ -173,7 +173,7 @@ def contact_sheet(
     overwrite: bool,
     columns: int = 12,
 ) -> None:
-    """Photographs of a world in rows, as a PNG; of several artworks, the first."""
+    """Photographs of a world in rows, as a PNG; with an artwork (the first of several), each row again with it on."""
     check_free(path, overwrite=overwrite)
     if views < 1:
         raise UserError(f"--views is {views}; give at least 1.")
@@ -181,14 +181,17 @@ def contact_sheet(
     shown = load_scenes(scenes, backgrounds=backgrounds)
     worn = None if artwork is None else load_artwork(artwork).take(torch.tensor([0]))
     rows = torch.arange(views) % len(shown)
-    frame = Frame(size_px, 0.15)
-    photographs = world.photograph(worn, shown.take(rows), world.draw(range(views), seed=seed), frame=frame)
-    width = min(columns, views)
-    sheet = torch.ones(3, -(-views // width) * (size_px + 2), width * (size_px + 2))
-    for view, photograph in enumerate(photographs):
-        top, left = (view // width) * (size_px + 2), (view % width) * (size_px + 2)
-        sheet[:, top : top + size_px, left : left + size_px] = photograph
-    write_atomic(path, png_bytes(sheet))
+    shots = world.prepare(shown.take(rows), world.draw(range(views), seed=seed), frame=Frame(size_px, 0.15))
+    strips = [_strips(shots.photograph(one), columns) for one in (None, worn)[: 1 if worn is None else 2]]
+    write_atomic(path, png_bytes(torch.cat([strip for pair in zip(*strips, strict=True) for strip in pair], 1)))
+
+
+def _strips(photographs: Float[Tensor, "n 3 s s"], columns: int) -> list[Float[Tensor, "3 h w"]]:
+    """Photographs side by side, at most `columns` to a strip, with a white gap."""
+    framed = torch.nn.functional.pad(photographs, (0, 2, 0, 2), value=1.0)
+    columns = min(columns, len(framed))
+    spare = torch.ones_like(framed[:1]).expand(-len(framed) % columns, -1, -1, -1)
+    return [torch.cat(list(strip), 2) for strip in torch.cat([framed, spare]).split(columns)]
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

@@ -38,7 +38,10 @@ DEMO: dict[str, Any] = {}
 def run_attack(options: AttackOptions, *, command: str, console: Console) -> dict[str, Any]:
     """Search, judge, save: artwork, metrics.json, report.html."""
     target, scenes, world = _load(options)
-    judged = scenes if options.judge is None else _scenes(options, options.judge).to(options.device)
+    judged = scenes
+    if options.judge or options.judge_backgrounds:
+        backgrounds = options.judge_backgrounds or options.backgrounds
+        judged = _scenes(options, options.judge or options.scenes, backgrounds).to(options.device)
     parse_goal(options.goal, target.classes)
     threat = _threat(options.threat, options, scenes)
     fits = threat if judged is scenes else _elsewhere(threat, options, judged, target)
@@ -90,7 +93,7 @@ def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
     """Train, report the accuracy in every named world, save the weights."""
     _check_device(options.device)
     world = load_world(options.world)
-    photographs = _scenes(options, options.scenes, backgrounds="staged:" in options.scenes)
+    photographs = _scenes(options, options.scenes, options.backgrounds)
     staged = None
     if options.staged not in (None, "none") and not photographs.staged:
         staged = load_scenes(str(options.staged), backgrounds=options.backgrounds)
@@ -140,16 +143,15 @@ def _load(options: SearchOptions) -> tuple[Classifier, Scenes, World]:
     _check_device(options.device)
     world = load_world(options.world)
     target = load_target(options.target, device=options.device)
-    return target, _scenes(options, options.scenes).to(options.device), world
+    return target, _scenes(options, options.scenes, options.backgrounds).to(options.device), world
 
 
-def _scenes(options: SceneOptions, spec: str, *, backgrounds: bool = True) -> Scenes:
-    staged = backgrounds and "staged:" in spec
+def _scenes(options: SceneOptions, spec: str, backgrounds: Path | None) -> Scenes:
     return load_scenes(
         spec,
         classes=options.classes,
         limit=options.limit,
-        backgrounds=options.backgrounds if staged else None,
+        backgrounds=backgrounds if "staged:" in spec else None,
         quad=parse_quad(options.quad),
         label=options.label,
         face_mm=options.face_mm,

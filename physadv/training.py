@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ class Recipe:
     smoothing: float = 0.05
     ema: float = 0.998
     staged_share: float = 0.25  # of each batch, where there are both kinds of scenes
+    erasing: float = 0.5  # of the images lose a rectangle to a flat colour (Zhong et al. 2020)
 
 
 @dataclass(frozen=True)
@@ -58,31 +60,42 @@ def train(
     module = build(arch, classes=len(classes), seed=seed)
     module = module.to(sources[0].images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     frame = Frame(module.input_size, context)
-    average = torch.optim.swa_utils.AveragedModel(
-        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
-    )
     steps = recipe.epochs * _steps_per_epoch(sources, recipe)
+    decay = min(recipe.ema, max(0.0, 1 - 4 / steps))  # a short training forgets where it began, too
+    average = torch.optim.swa_utils.AveragedModel(
+        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
+    )
     optimiser = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.2)
+    rise = min(max(0.2, 1.5 / steps), 0.75)  # a rise of exactly one step divides by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=rise)
     start = time.monotonic()
-    for epoch in range(recipe.epochs):
-        losses, hits = [], []
-        for images, labels in _batches(sources, world, frame, recipe, seed=seed, epoch=epoch):
-            with torch.autocast(images.device.type, torch.bfloat16):
-                logits = module.train()(images.contiguous(memory_format=torch.channels_last)).float()
-            loss = cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
-            average.update_parameters(module)
-            losses.append(loss.item())
-            hits.append((logits.argmax(1) == labels).float().mean().item())
-        spent = time.monotonic() - start
-        left = spent / (epoch + 1) * (recipe.epochs - epoch - 1)
-        report(Progress(epoch + 1, recipe.epochs, sum(losses) / len(losses), sum(hits) / len(hits), left))
+    with _seeded(seed, sources[0].images.device):
+        for epoch in range(recipe.epochs):
+            losses, hits = [], []
+            for images, labels in _batches(sources, world, frame, recipe, seed=seed, epoch=epoch):
+                with torch.autocast(images.device.type, torch.bfloat16):
+                    logits = module.train()(images.contiguous(memory_format=torch.channels_last)).float()
+                loss = cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+                optimiser.step()
+                schedule.step()
+                average.update_parameters(module)
+                losses.append(loss.item())
+                hits.append((logits.argmax(1) == labels).float().mean().item())
+            spent = time.monotonic() - start
+            left = spent / (epoch + 1) * (recipe.epochs - epoch - 1)
+            report(Progress(epoch + 1, recipe.epochs, sum(losses) / len(losses), sum(hits) / len(hits), left))
     return Classifier.of(average.module.eval(), classes=classes, frame=frame, name=arch)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout knows the global generator only: it is seeded inside, and as it was afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "dropout"))
+        yield
 
 
 def check_sources(arch: str, sources: Sequence[Scenes], judged: Sequence[Scenes] = ()) -> None:
@@ -122,7 +135,21 @@ def _batches(
             views = world.draw(range(first, first + share), seed=derive(seed, "train", which))
             images.append(world.photograph(None, scenes, views, frame=frame))
             labels.append(scenes.labels)
-        yield torch.cat(images), torch.cat(labels)
+        yield _erase(torch.cat(images), recipe.erasing, seed=derive(seed, "erase", epoch, step)), torch.cat(labels)
+
+
+def _erase(images: Float[Tensor, "n 3 h w"], probability: float, *, seed: int) -> Float[Tensor, "n 3 h w"]:
+    """Random erasing: 2 to 20 % of the image, aspect ratio 1/3 to 3, one random colour."""
+    height, width = images.shape[-2:]
+    u = torch.rand(len(images), 8, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    area, aspect = 0.02 + 0.18 * u[:, 0], 3 ** (2 * u[:, 1] - 1)
+    wide, tall = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    left, top = u[:, 2] * (1 - wide), u[:, 3] * (1 - tall)
+    x, y = (torch.arange(size, device=images.device).add(0.5).div(size) for size in (width, height))
+    inside_x = (x >= left[:, None]) & (x < (left + wide)[:, None])
+    inside_y = (y >= top[:, None]) & (y < (top + tall)[:, None])
+    erased = inside_y[:, :, None] & inside_x[:, None, :] & (u[:, 4] < probability)[:, None, None]
+    return torch.where(erased[:, None], u[:, 5:8, None, None], images)
 
 
 def _order(scenes: int, needed: int, generator: torch.Generator) -> Int[Tensor, " needed"]:

@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 worlds_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, help="What the physical world does.")
 app.add_typer(worlds_app, name="worlds")
-WIDE = 500  # columns in a pipe: a row stays on its line
-out = Rich(highlight=False, markup=False, soft_wrap=True)  # paths may hold what looks like markup
+# In a pipe a row stays on its line; paths may hold what looks like markup.
+out = Rich(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 500)
 
 
 def command(model: type[Options], **names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -244,7 +244,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = Table(*head, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    out.print(table, width=None if out.is_terminal else WIDE)
+    out.print(table)
 
 
 def _command() -> str:

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/ablation.py --backgrounds DIR --out FILE.md [--seeds 2] [--goal GOAL]
 
-Each row attacks the shipped classifier on a staged stop sign; finished rows are kept in FILE.jsonl: a stopped run goes on.
+Each row attacks the shipped classifier on a staged stop sign. Finished rows are kept in FILE.jsonl, so a stopped run
+goes on.
 """
 
 import argparse

@@ -14,16 +14,27 @@ from torch import Tensor
 
 from physadv.errors import UserError
 from physadv.files import read_tensors, sha256, write_tensors
-from physadv.heldout import HeldOut, truth_of
-from physadv.objectives import DEFAULT_KAPPA, Expectation, Objective, make_objective, parse_expectation, parse_goal
+from physadv.heldout import HeldOut, truth_of, view_ids
+from physadv.objectives import (
+    DEFAULT_KAPPA,
+    Expectation,
+    Objective,
+    check_goal,
+    make_objective,
+    parse_expectation,
+    parse_goal,
+)
 from physadv.objectives.printability import non_printability, printable_palette, total_variation
 from physadv.optimisers import Optimiser, make_optimiser
 from physadv.scenes.base import Scenes
+from physadv.scenes.canvas import spread
 from physadv.targets.base import Classifier, frozen
 from physadv.threats.base import Artwork, Theta, Threat
-from physadv.threats.patch import RoamingPatch
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
+
+_NUMBERS = ("done", "seconds", "history")
+_CHOOSE = 8  # held-out views of each scene at least, where every scene chooses its own θ
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ class _Search:
     best: Theta
     best_score: Float[Tensor, " a"]
     done: int = 0
+    seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -102,12 +114,8 @@ class _Problem:
     expectation: Expectation
     optimiser: Optimiser
     truth: Int[Tensor, " b"]
+    separate: bool  # one artwork per scene, each judged on its own views
     held_out: HeldOut
-
-    @property
-    def separate(self) -> bool:
-        """One artwork per scene, each judged on its own views."""
-        return self.settings.per_scene or bool(getattr(self.threat, "per_image", False))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -124,6 +132,8 @@ class _Problem:
             self.threat.name,
             self.world.hash,
             self.target.weights_hash,
+            asdict(self.target.frame),
+            self.target.classes,
         ]
         said += [list(scenes.names), [sha256(tensor.detach().cpu().numpy().tobytes()) for tensor in tensors]]
         return sha256(json.dumps(said).encode())[:16]
@@ -147,17 +157,18 @@ def attack(
     Raises UserError for a world that is reserved for judging, and for a checkpoint of another run.
     """
     problem = _problem(target, scenes, threat, world, settings, seed)
-    start = time.monotonic()
     with frozen(target.module):
         search = _resumed(problem, checkpoint) if resume and checkpoint and checkpoint.is_file() else None
         search = search or _fresh(problem, restart=0)
         total = settings.steps * settings.restarts
-        first = search.done
+        first, start, before = search.done, time.monotonic(), search.seconds
         while search.done < total:
             restart, step = divmod(search.done, settings.steps)
             if step == 0 and restart > 0:
                 search = replace(_fresh(problem, restart=restart), **_kept(search))
             loss = _step(problem, search, step)
+            spent = time.monotonic() - start
+            search.seconds = before + spent
             checked = search.done % settings.check_every == 0 or step + 1 == settings.steps
             success = _check(problem, search) if checked else None
             search.history.append(
@@ -165,10 +176,32 @@ def attack(
             )
             if checked and checkpoint:
                 _write(problem, search, checkpoint)
-            left = (time.monotonic() - start) / (search.done - first) * (total - search.done)
+            left = spent / (search.done - first) * (total - search.done)
             report(Step(restart, step + 1, settings.steps, loss, success, left))
     artwork = threat.artwork(search.best).quantised()
-    return Attacked(artwork, tuple(search.history), time.monotonic() - start)
+    return Attacked(artwork, tuple(search.history), search.seconds)
+
+
+def attack_each(
+    target: Classifier,
+    scenes: Scenes,
+    threat: Threat,
+    *,
+    world: World,
+    settings: Settings,
+    seed: int,
+    report: Callable[[Step], None] = lambda step: None,
+) -> Attacked:
+    """An artwork for each scene: `attack` on `batch` of them at a time, whatever their number."""
+    settings = replace(settings, per_scene=True)
+    how: dict[str, Any] = {"world": world, "settings": settings, "report": report}
+    parts = [
+        attack(target, scenes.take(rows), threat.take(rows), seed=derive(seed, "scenes", int(rows[0])), **how)
+        for rows in torch.arange(len(scenes)).split(settings.batch)
+    ]
+    theta = torch.cat([part.artwork.rgb for part in parts])
+    history = tuple(entry for part in parts for entry in part.history)
+    return Attacked(threat.artwork(theta).quantised(), history, sum(part.seconds for part in parts))
 
 
 def check(target: Classifier, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int) -> None:
@@ -186,14 +219,8 @@ def _problem(
         )
     goal = parse_goal(settings.goal, target.classes)
     truth = truth_of(scenes, target.classes)
-    if goal.target is not None and bool((truth == goal.target).any()):
-        raise UserError(f"Some scenes are of class {settings.goal.removeprefix('class:')!r} already; leave them out.")
-    views = max(1, settings.held_out // len(scenes))
-    places = None
-    if isinstance(threat, RoamingPatch):
-        places = _places(
-            threat, scenes, torch.arange(len(scenes)).repeat(views), world, range(len(scenes) * views), seed
-        )
+    check_goal(goal, truth)
+    separate = settings.per_scene or threat.per_image
     return _Problem(
         target=target,
         scenes=scenes,
@@ -205,15 +232,21 @@ def _problem(
         expectation=parse_expectation(settings.expectation),
         optimiser=make_optimiser(settings.optimiser, settings.step_size),
         truth=truth,
-        held_out=HeldOut(target, scenes, world, views, derive(seed, "held-out"), places, keep=True),
+        separate=separate,
+        held_out=_held_out(target, scenes, threat, world, settings.held_out, seed, separate=separate),
     )
 
 
-def _places(
-    threat: RoamingPatch, scenes: Scenes, rows: Int[Tensor, " n"], world: World, views: range, seed: int
-) -> Float[Tensor, "n 4"]:
-    """A place for every view, from that view's own free uniforms."""
-    return threat.places(world.draw(views, seed=seed).place(), scenes.take(rows))
+def _held_out(
+    target: Classifier, scenes: Scenes, threat: Threat, world: World, photographs: int, seed: int, *, separate: bool
+) -> HeldOut:
+    """Fixed views that choose the best θ: of as many scenes as there are photographs, tracks taking turns."""
+    seed = derive(seed, "held-out")
+    if separate:  # each scene has a θ of its own to choose
+        return HeldOut(target, scenes, world, max(_CHOOSE, photographs // len(scenes)), seed, threat, keep=True)
+    rows = torch.tensor(spread(scenes.groups, photographs))
+    views = max(1, photographs // len(rows))
+    return HeldOut(target, scenes.take(rows), world, views, seed, threat.take(rows), keep=True)
 
 
 def _fresh(problem: _Problem, *, restart: int) -> _Search:
@@ -225,7 +258,7 @@ def _fresh(problem: _Problem, *, restart: int) -> _Search:
 
 def _kept(search: _Search) -> dict[str, Any]:
     """What a restart does not forget: restarts keep the best, not the last."""
-    return {name: getattr(search, name) for name in ("best", "best_score", "done", "history")}
+    return {name: getattr(search, name) for name in ("best", "best_score", "done", "seconds", "history")}
 
 
 def _step(problem: _Problem, search: _Search, step: int) -> float:
@@ -266,23 +299,21 @@ def _order(scenes: int, seed: int, round_: int) -> Int[Tensor, " scenes"]:
 def _photographs(
     problem: _Problem, theta: Float[Tensor, "a 3 h w"], rows: Int[Tensor, " n"], done: int
 ) -> Float[Tensor, "n 3 y x"]:
-    scenes = problem.scenes.take(rows)
-    seed = derive(problem.seed, "attack")
-    views = range(done * len(rows), (done + 1) * len(rows))
-    artwork = problem.threat.artwork(theta)
+    first = done * len(rows)
+    ids = view_ids(rows, problem.settings.views) if problem.separate else range(len(rows))
+    views = problem.world.draw([first + view for view in ids], seed=derive(problem.seed, "attack"))
+    artwork = problem.threat.artwork(theta).at(problem.threat.places(views.place(), problem.scenes, rows))
     if problem.separate:
-        artwork = artwork.take(rows)
-    elif len(artwork.place_mm) > 1:
-        artwork = artwork.at(artwork.place_mm[rows])
-    if isinstance(problem.threat, RoamingPatch):
-        artwork = artwork.at(_places(problem.threat, problem.scenes, rows, problem.world, views, seed))
-    return problem.world.photograph(artwork, scenes, problem.world.draw(views, seed=seed), frame=problem.target.frame)
+        artwork = artwork.take(rows).at(artwork.place_mm)
+    return problem.world.photograph(artwork, problem.scenes.take(rows), views, frame=problem.target.frame)
 
 
 def _unprintable(problem: _Problem, theta: Float[Tensor, "a 3 h w"]) -> Tensor:
     """The weighted penalties on the artwork itself."""
-    settings, artwork = problem.settings, problem.threat.artwork(theta)
-    penalty = theta.new_zeros(())
+    settings, penalty = problem.settings, theta.new_zeros(())
+    if not (settings.tv or settings.nps):
+        return penalty
+    artwork = problem.threat.artwork(theta)
     if settings.tv:
         penalty = penalty + settings.tv * total_variation(artwork.rgb, artwork.alpha).sum()
     if settings.nps:
@@ -292,7 +323,7 @@ def _unprintable(problem: _Problem, theta: Float[Tensor, "a 3 h w"]) -> Tensor:
 
 def _check(problem: _Problem, search: _Search) -> float:
     """Judge θ on the held-out draws; keep it where it beats the best: more success, or as much at a lower loss."""
-    logits = problem.held_out.logits(problem.threat.artwork(search.theta).quantised())
+    (logits,) = problem.held_out.answers(problem.threat.artwork(search.theta).quantised())
     won = problem.objective.success(logits, problem.held_out.truth).float()
     score = won - 1e-5 * problem.objective.loss(logits, problem.held_out.truth)
     score = score.unflatten(0, (problem.held_out.views, -1)).mean(0) if problem.separate else score.mean()[None]
@@ -305,7 +336,7 @@ def _check(problem: _Problem, search: _Search) -> float:
 def _write(problem: _Problem, search: _Search, path: Path) -> None:
     tensors = {"theta": search.theta, "best": search.best, "best_score": search.best_score}
     tensors |= {f"state.{name}": value for name, value in search.state.items()}
-    metadata = {"fingerprint": problem.fingerprint, "done": search.done, "history": search.history}
+    metadata = {"fingerprint": problem.fingerprint} | {name: getattr(search, name) for name in _NUMBERS}
     write_tensors(path, {name: value.contiguous() for name, value in tensors.items()}, metadata)
 
 
@@ -316,6 +347,5 @@ def _resumed(problem: _Problem, path: Path) -> _Search:
     device = problem.scenes.images.device
     tensors = {name: value.to(device) for name, value in tensors.items()}
     state = {name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")}
-    return _Search(
-        tensors["theta"], state, tensors["best"], tensors["best_score"], metadata["done"], list(metadata["history"])
-    )
+    numbers = {name: metadata[name] for name in _NUMBERS}
+    return _Search(tensors["theta"], state, tensors["best"], tensors["best_score"], **numbers)

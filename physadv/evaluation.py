@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from physadv.heldout import HeldOut
-from physadv.objectives import Margin, Objective, parse_goal
+from physadv.heldout import HeldOut, truth_of
+from physadv.objectives import Margin, Objective, check_goal, parse_goal
 from physadv.scenes.base import Scenes
 from physadv.stats import Rate, cluster_rate, wilson
 from physadv.targets.base import Classifier, frozen
-from physadv.threats.base import Artwork
+from physadv.threats.base import Artwork, Threat
 from physadv.transforms.exposure import sign_px
 from physadv.transforms.stages import derive
 from physadv.transforms.view import Pinhole, Relative
@@ -62,58 +62,51 @@ def evaluate(
     goal: str,
     views: int,
     seed: int,
-    places: Callable[[Scenes, World, int, int], Float[Tensor, "n 4"]] | None = None,
+    threat: Threat | None = None,
     worlds: Sequence[str] | None = None,
     report: Callable[[str], None] = lambda what: None,
 ) -> Evaluation:
     """Judge on `views` fresh views of each scene: the world itself with controls, each named world, the promise.
 
-    places: (scenes, world, views, seed) -> a place per view, where the threat draws it anew.
+    threat: on these scenes; it places the artwork where that is drawn anew for every view, or differs between faces.
     worlds: all named ones by default.
+    UserError: some scenes are of the goal's class.
     """
     objective = Margin(parse_goal(goal, target.classes))
+    check_goal(objective.goal, truth_of(scenes, target.classes))
     worlds = world_names() if worlds is None else worlds
     seed = derive(seed, "judge")
     with frozen(target.module):
         report(f"{world.name}: clean, artwork, grey, random")
-        verdict = _judge(target, scenes, artwork, world, views, seed, places, controls=True)
+        held_out = HeldOut(target, scenes, world, views, seed, threat)
+        verdict = _judge(held_out, artwork, controls=True)
         elsewhere = {}
         for name in [*worlds, PROMISE] if artwork is not None else []:
             report(f"world {name}")
-            elsewhere[name] = _judge(target, scenes, artwork, load_world(name), views, seed, places, controls=False)
+            there = load_world(name)
+            same = there.hash == world.hash
+            elsewhere[name] = verdict if same else _judge(replace(held_out, world=there), artwork, controls=False)
     metrics = _metrics(verdict, elsewhere, objective, seed)
     return Evaluation(metrics | {"world": {"name": world.name, "hash": world.hash}}, verdict)
 
 
-def _judge(
-    target: Classifier,
-    scenes: Scenes,
-    artwork: Artwork | None,
-    world: World,
-    views: int,
-    seed: int,
-    places: Callable[[Scenes, World, int, int], Float[Tensor, "n 4"]] | None,
-    *,
-    controls: bool,
-) -> Verdict:
-    place = places(scenes, world, views, seed) if places else None
-    held_out = HeldOut(target, scenes, world, views, seed, place)
+def _judge(held_out: HeldOut, artwork: Artwork | None, *, controls: bool) -> Verdict:
     worn: dict[str, Artwork] = {} if artwork is None else {"artwork": artwork}
     if artwork is not None and controls:
-        worn |= {"grey": _grey(artwork), "random": _random(artwork, held_out, seed)}
-    photographs = [held_out.logits(one) for one in (None, *worn.values())]
-    return Verdict(held_out, photographs[0], dict(zip(worn, photographs[1:], strict=True)))
+        worn |= {"grey": _grey(artwork), "random": _random(artwork, held_out)}
+    clean, *attacked = held_out.answers(None, *worn.values())
+    return Verdict(held_out, clean, dict(zip(worn, attacked, strict=True)))
 
 
 def _grey(artwork: Artwork) -> Artwork:
     return replace(artwork, rgb=torch.full_like(artwork.rgb, 0.5))
 
 
-def _random(artwork: Artwork, held_out: HeldOut, seed: int) -> Artwork:
+def _random(artwork: Artwork, held_out: HeldOut) -> Artwork:
     """The same shape in random colours: coarse blocks, a different sticker in every view of a scene."""
     height, width = artwork.rgb.shape[-2:]
     blocks = [max(1, round(_RANDOM_BLOCKS * side / max(height, width))) for side in (height, width)]
-    generator = torch.Generator().manual_seed(derive(seed, "random stickers"))
+    generator = torch.Generator().manual_seed(derive(held_out.seed, "random stickers"))
     colours = torch.rand(_RANDOM_STICKERS, 3, *blocks, generator=generator).to(artwork.rgb.device)
     which = torch.arange(len(held_out)) // len(held_out.scenes) % _RANDOM_STICKERS
     worn = artwork if len(artwork) == len(artwork.place_mm) == 1 else artwork.take(held_out.scene)
@@ -199,6 +192,5 @@ def accuracy(target: Classifier, scenes: Scenes, world: World, *, seed: int, vie
     """The share of clean views answered correctly: one view of each photograph, 20 of each staged face."""
     views = views or (20 if scenes.staged else 1)
     with frozen(target.module):
-        held_out = HeldOut(target, scenes, world, views, derive(seed, "accuracy"))
-        verdict = Verdict(held_out, held_out.logits(None), {})
+        verdict = _judge(HeldOut(target, scenes, world, views, derive(seed, "accuracy")), None, controls=False)
     return _rate(verdict, verdict.correct, torch.ones_like(verdict.correct), seed)

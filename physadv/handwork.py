@@ -40,7 +40,7 @@ def apply_artwork(
     check_free(path, overwrite=overwrite)
     if quad is not None and image is None:
         raise UserError("--quad says where the face is in --image FILE: give both or none.")
-    artwork = load_artwork(folder)
+    artwork = _printable(load_artwork(folder))
     if image is None:
         faces = staged(face, backgrounds=None, label=label, face_mm=face_mm).faces
         picture = torch.nn.functional.interpolate(faces.images[:1], FACE_PX, mode="bicubic", antialias=True).clamp(0, 1)
@@ -133,7 +133,7 @@ def print_sheet(
             **how,
         )
     assert artwork is not None
-    return _artwork_sheet(load_artwork(artwork), folder or artwork, how)
+    return _artwork_sheet(_printable(load_artwork(artwork)), folder or artwork, how)
 
 
 def _artwork_sheet(artwork: Artwork, folder: Path, how: dict[str, Any]) -> Sheet:
@@ -192,6 +192,13 @@ def _strips(photographs: Float[Tensor, "n 3 s s"], columns: int) -> list[Float[T
     columns = min(columns, len(framed))
     spare = torch.ones_like(framed[:1]).expand(-len(framed) % columns, -1, -1, -1)
     return [torch.cat(list(strip), 2) for strip in torch.cat([framed, spare]).split(columns)]
+
+
+def _printable(artwork: Artwork) -> Artwork:
+    """UserError: a norm ball's picture of one photograph, which no printer can put on a sign."""
+    if not artwork.printed:
+        raise UserError("This artwork changes a photograph's pixels and is no print; attack with stickers or a patch.")
+    return artwork
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

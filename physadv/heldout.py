@@ -11,7 +11,7 @@ from torch import Tensor
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier
 from physadv.targets.spec import align_labels
-from physadv.threats.base import Artwork
+from physadv.threats.base import Artwork, Threat
 from physadv.transforms.world import Shots, Views, World
 
 CHUNK = 64  # photographs at once: enough to fill two cores, little memory
@@ -26,62 +26,76 @@ def truth_of(scenes: Scenes, classes: tuple[str, ...]) -> Int[Tensor, " b"]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """n views, `views` of each scene; `scene` is the row of each one's scene, `truth` the target's row of its class."""
+    """n views, `views` of each scene; `scene` is the row of each one's scene, `truth` the target's row of its class.
+
+    threat: says where the artwork is in each view; without it, an artwork stays where it is.
+    keep: prepared light stays in memory, for views that are asked again and again.
+    """
 
     target: Classifier
     scenes: Scenes
     world: World
     views: int
     seed: int
-    places: Float[Tensor, "n 4"] | None = None  # a place of the artwork per view, where the threat draws it
-    keep: bool = False  # prepared light stays in memory, for views that are asked again and again
+    threat: Threat | None = None
+    keep: bool = False
 
     def __len__(self) -> int:
         return len(self.scenes) * self.views
 
-    @property
+    @cached_property
     def scene(self) -> Int[Tensor, " n"]:
         return torch.arange(len(self.scenes)).repeat(self.views)
 
-    @property
+    @cached_property
     def truth(self) -> Int[Tensor, " n"]:
         return truth_of(self.scenes, self.target.classes)[self.scene.to(self.scenes.labels.device)]
 
-    @property
-    def ids(self) -> list[int]:
-        """The number of each view: those of a scene follow each other, so each scene meets all parts of a mixture."""
-        rows = torch.arange(len(self))
-        return (rows % len(self.scenes) * self.views + rows // len(self.scenes)).tolist()
-
     def draws(self) -> Views:
         """What was drawn for all n views, in order."""
-        return self.world.draw(self.ids, seed=self.seed)
+        return self.world.draw(view_ids(self.scene, self.views), seed=self.seed)
 
     def photographs(self, artwork: Artwork | None) -> Iterator[Float[Tensor, "chunk 3 h w"]]:
         """The views with the artwork on them, a chunk at a time."""
-        for rows, shots in self._shots():
-            yield shots.photograph(self._on(artwork, rows))
+        for rows, place, shots in self._shots():
+            yield shots.photograph(self._on(artwork, rows, place))
 
     @torch.no_grad()
-    def logits(self, artwork: Artwork | None) -> Float[Tensor, "n c"]:
-        """The target's answers."""
-        return torch.cat([self.target(images) for images in self.photographs(artwork)])
+    def answers(self, *artworks: Artwork | None) -> list[Float[Tensor, "n c"]]:
+        """The target's logits with each of the artworks, all in the same light."""
+        chunks = [
+            [self.target(shots.photograph(self._on(artwork, rows, place))) for artwork in artworks]
+            for rows, place, shots in self._shots()
+        ]
+        return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
 
-    def _on(self, artwork: Artwork | None, rows: Int[Tensor, " m"]) -> Artwork | None:
+    def _on(self, artwork: Artwork | None, rows: Int[Tensor, " m"], place: Float[Tensor, "m 2"]) -> Artwork | None:
+        """The artwork of each view: one for all, one per scene, or one per view."""
         if artwork is None:
             return None
-        worn = artwork.take(self.scene[rows]) if len(artwork) in (1, len(self.scenes)) else artwork.take(rows)
-        return worn if self.places is None else worn.at(self.places[rows])
+        per_view = len(artwork) not in (1, len(self.scenes))
+        worn = artwork.take(rows if per_view else self.scene[rows])
+        return worn if self.threat is None else worn.at(self.threat.places(place, self.scenes, self.scene[rows]))
 
-    def _shots(self) -> Iterator[tuple[Int[Tensor, " m"], Shots]]:
+    def _shots(self) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
         return iter(self._kept) if self.keep else self._prepared()
 
     @cached_property
-    def _kept(self) -> list[tuple[Int[Tensor, " m"], Shots]]:
+    def _kept(self) -> list[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
         return list(self._prepared())
 
-    def _prepared(self) -> Iterator[tuple[Int[Tensor, " m"], Shots]]:
-        ids = self.ids
+    def _prepared(self) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
+        ids = view_ids(self.scene, self.views)
         for rows in torch.arange(len(self)).split(CHUNK):
             views = self.world.draw([ids[row] for row in rows.tolist()], seed=self.seed)
-            yield rows, self.world.prepare(self.scenes.take(self.scene[rows]), views, frame=self.target.frame)
+            scenes = self.scenes.take(self.scene[rows])
+            yield rows, views.place(), self.world.prepare(scenes, views, frame=self.target.frame)
+
+
+def view_ids(scene: Int[Tensor, " n"], views: int) -> list[int]:
+    """Numbers of the views of scenes 0..b−1, repeated `views` times: those of one scene follow each other.
+
+    A mixture gives view i to component i mod m, so every scene meets all of them.
+    """
+    scenes = len(scene) // views
+    return (scene * views + torch.arange(len(scene)) // scenes).tolist()

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from physadv import __version__
-from physadv.attacks import Attacked, attack, check
+from physadv.attacks import Attacked, attack, attack_each, check
 from physadv.config import AttackOptions, EvaluateOptions, SceneOptions, SearchOptions, TrainOptions
 from physadv.console import Console
 from physadv.errors import UserError
@@ -19,7 +17,7 @@ from physadv.evaluation import Evaluation, accuracy, evaluate
 from physadv.files import prepare_folder, write_json
 from physadv.handwork import print_sheet
 from physadv.heldout import truth_of
-from physadv.objectives import parse_goal
+from physadv.objectives import check_goal, parse_goal
 from physadv.report import write_report
 from physadv.scenes import Scenes, load_scenes
 from physadv.scenes.photo import parse_quad
@@ -27,7 +25,6 @@ from physadv.targets import Classifier, load_target
 from physadv.targets.models import save_classifier
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
 from physadv.threats.base import Threat
-from physadv.threats.patch import RoamingPatch
 from physadv.training import Recipe, check_sources, train
 from physadv.transforms.world import World, load_world, world_names
 
@@ -37,14 +34,15 @@ DEMO: dict[str, Any] = {}
 
 def run_attack(options: AttackOptions, *, command: str, console: Console) -> dict[str, Any]:
     """Search, judge, save: artwork, metrics.json, report.html."""
-    target, scenes, world = _load(options)
-    judged = scenes
-    if options.judge or options.judge_backgrounds:
-        backgrounds = options.judge_backgrounds or options.backgrounds
-        judged = _scenes(options, options.judge or options.scenes, backgrounds).to(options.device)
-    parse_goal(options.goal, target.classes)
-    threat = _threat(options.threat, options, scenes)
-    fits = threat if judged is scenes else _elsewhere(threat, options, judged, target)
+    target, world, scenes, judged = _load(options)
+    goal = parse_goal(options.goal, target.classes)
+    threat, fits = _threat(options.threat, options, scenes), None
+    if options.judge:
+        judged = _scenes(options, options.judge, options.judge_backgrounds or options.backgrounds).to(options.device)
+        check_goal(goal, truth_of(judged, target.classes))
+        fits = _elsewhere(threat, options, judged, target)
+    elif options.judge_backgrounds:
+        judged = _scenes(options, options.scenes, options.judge_backgrounds).to(options.device)
     settings = options.settings()
     check(target, scenes, threat, world=world, settings=settings, seed=options.seed)
     out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
@@ -59,6 +57,7 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
         resume=options.resume,
         report=console.attack,
     )
+    fits = fits or threat
     artwork = found.artwork.at(fits.artwork(found.artwork.rgb).place_mm)
     result = _evaluate(options, target, judged, artwork, world, fits, console)
     return _finish(options, out, command, target, judged, artwork, result, found)
@@ -70,9 +69,8 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         raise UserError("--artwork judges what is there and --attack makes something new: give one of them.")
     if options.artwork and options.artwork.resolve() == options.out.resolve():
         raise UserError(f"{options.out} holds the artwork itself; choose another --out for its figures.")
-    target, scenes, world = _load(options)
-    parse_goal(options.goal, target.classes)
-    truth_of(scenes, target.classes)
+    target, world, searched, scenes = _load(options)
+    check_goal(parse_goal(options.goal, target.classes), truth_of(scenes, target.classes))
     settings = options.settings(per_scene=True)
     artwork, found, threat = None, None, None
     if options.artwork:
@@ -80,10 +78,11 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         threat, artwork = _refit(artwork, scenes)
     if options.attack:
         threat = _threat(options.attack, options, scenes)
-        check(target, scenes, threat, world=world, settings=settings, seed=options.seed)
+        check(target, searched, threat, world=world, settings=settings, seed=options.seed)
     out = prepare_folder(options.out, overwrite=options.overwrite)
     if options.attack and threat:
-        found = attack(target, scenes, threat, world=world, settings=settings, seed=options.seed, report=console.attack)
+        how: dict[str, Any] = {"world": world, "settings": settings, "report": console.attack}
+        found = attack_each(target, searched, threat, seed=options.seed, **how)
         artwork = found.artwork
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
     return _finish(options, out, command, target, scenes, artwork, result, found)
@@ -139,11 +138,16 @@ def _check_device(device: str) -> None:
         raise UserError(f"The device {device!r} is not there; use --device cpu.")
 
 
-def _load(options: SearchOptions) -> tuple[Classifier, Scenes, World]:
+def _load(options: SearchOptions) -> tuple[Classifier, World, Scenes, Scenes]:
+    """Target, world, the scenes to search on and those to judge on: the same signs before other backgrounds."""
     _check_device(options.device)
     world = load_world(options.world)
     target = load_target(options.target, device=options.device)
-    return target, _scenes(options, options.scenes, options.backgrounds).to(options.device), world
+    scenes = _scenes(options, options.scenes, options.backgrounds).to(options.device)
+    if scenes.backgrounds is None or len(scenes.backgrounds) < 2:
+        return target, world, scenes, scenes
+    searched, judged = (replace(scenes, backgrounds=scenes.backgrounds[start::2]) for start in (0, 1))
+    return target, world, searched, judged
 
 
 def _scenes(options: SceneOptions, spec: str, backgrounds: Path | None) -> Scenes:
@@ -152,7 +156,7 @@ def _scenes(options: SceneOptions, spec: str, backgrounds: Path | None) -> Scene
         classes=options.classes,
         limit=options.limit,
         backgrounds=backgrounds if "staged:" in spec else None,
-        quad=parse_quad(options.quad),
+        quad=parse_quad(options.quad) if "photo:" in spec else None,
         label=options.label,
         face_mm=options.face_mm,
     )
@@ -165,7 +169,7 @@ def _threat(text: str, options: SearchOptions, scenes: Scenes) -> Threat:
 
 def _elsewhere(threat: Threat, options: AttackOptions, judged: Scenes, target: Classifier) -> Threat:
     """The threat on the signs that judge."""
-    if getattr(threat, "per_image", False):
+    if threat.per_image:
         raise UserError(f"{threat.name} changes one photograph, which no other can wear: leave --judge out.")
     truth_of(judged, target.classes)
     return _threat(options.threat, options, judged)
@@ -176,7 +180,8 @@ def _refit(artwork: Artwork, scenes: Scenes) -> tuple[Threat | None, Artwork]:
 
     UserError: artworks that were made one per scene, for other scenes.
     """
-    if len(artwork) != len(scenes) and (len(artwork) > 1 or not artwork.printed):
+    made_for = artwork.record.get("scenes", list(scenes.names))
+    if (len(artwork) > 1 or not artwork.printed) and (len(artwork) != len(scenes) or made_for != list(scenes.names)):
         raise UserError(
             f"The artwork holds {len(artwork)}, one per scene, for {len(scenes)} scenes: give the scenes of its attack."
         )
@@ -198,29 +203,9 @@ def _evaluate(
     console: Console,
 ) -> Evaluation:
     views = options.judge_views or max(20, JUDGED_VIEWS // len(scenes))
-    places = _random_places(threat) if isinstance(threat, RoamingPatch) else None
+    how: dict[str, Any] = {"world": world, "goal": options.goal, "views": views, "seed": options.seed}
     with console.status() as say:
-        return evaluate(
-            target,
-            scenes,
-            artwork,
-            world=world,
-            goal=options.goal,
-            views=views,
-            seed=options.seed,
-            places=places,
-            report=say,
-        )
-
-
-def _random_places(threat: RoamingPatch):  # type: ignore[no-untyped-def]
-    def places(scenes: Scenes, world: World, views: int, seed: int) -> Float[Tensor, "n 4"]:
-        count = len(scenes) * views
-        return threat.places(
-            world.draw(range(count), seed=seed).place(), scenes.take(torch.arange(count) % len(scenes))
-        )
-
-    return places
+        return evaluate(target, scenes, artwork, threat=threat, report=say, **how)
 
 
 def _finish(
@@ -238,7 +223,7 @@ def _finish(
     run = _description(options, command, target, scenes, artwork, result, found)
     metrics = result.metrics | {"run": run, "history": history}
     if artwork is not None and found is not None:
-        record = {"threat": run["threat"], "run": run, "metrics": result.metrics}
+        record = {"threat": run["threat"], "scenes": list(scenes.names), "run": run, "metrics": result.metrics}
         artwork = replace(artwork, record=dict(artwork.record) | record)
         artwork.save(out)
     write_json(out / "metrics.json", metrics)

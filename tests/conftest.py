@@ -9,10 +9,11 @@ from jaxtyping import install_import_hook
 
 os.environ["MPLBACKEND"] = "Agg"
 # Before the first import of anything in physadv. An int may stand for a float, as everywhere in Python (PEP 484);
-# `Self` is not checked, because the hook decorates methods one by one and there beartype cannot know the class.
+# `Self` is not checked, because the hook decorates methods one by one and there beartype cannot know the class;
+# nor is typer's `Context`, in whose place typer itself hands over the class beneath it.
 CHECKER = (
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True,"
-    " hint_overrides=beartype.FrozenDict({__import__('typing').Self: object})))"
+    " hint_overrides=beartype.FrozenDict({__import__('typing').Self: object, __import__('typer').Context: object})))"
 )
 install_import_hook("physadv", CHECKER)
 

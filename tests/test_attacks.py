@@ -26,6 +26,7 @@ from physadv.scenes import Scenes, load_scenes
 from physadv.targets import Classifier, Frame, load_target
 from physadv.targets.fake import fake_classifier
 from physadv.threats import Artwork, load_artwork, load_threat
+from physadv.threats.printed import Printed
 from physadv.transforms.stages import derive
 from physadv.transforms.world import DIGITAL, World, load_world
 
@@ -263,13 +264,25 @@ def test_the_artwork_is_the_one_that_did_best_on_held_out_draws(restarts: int):
     assert (margins(found.artwork, views, WILD["goal"]) < 0).float().mean().item() == pytest.approx(max(rates))
 
 
-def test_restarts_never_make_it_worse_and_start_elsewhere():
+def test_every_restart_starts_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    starts = []
+    init = Printed.init
+
+    def listen(threat, scenes, *, generator, per_scene=False):
+        starts.append(init(threat, scenes, generator=generator, per_scene=per_scene))
+        return starts[-1]
+
+    monkeypatch.setattr(Printed, "init", listen)
+    find(steps=2, restarts=3)
+    assert len({start.numpy().tobytes() for start in starts}) == len(starts) == 3
+
+
+def test_restarts_never_make_it_worse():
     views = held_out(hue(), "staged:stop", views=QUICK["held_out"], seed=derive(2, "held-out"))
     found = [find(**WILD, restarts=restarts, seed=2) for restarts in (1, 2, 3)]
     rates = [(margins(one.artwork, views, WILD["goal"]) < 0).float().mean().item() for one in found]
     assert rates == sorted(rates)
     assert found[2].history[:8] == found[0].history, "the first start is the same however many follow"
-    assert found[2].history[8]["loss"] != found[2].history[0]["loss"]
 
 
 def test_held_out_draws_are_not_those_of_the_search():
@@ -402,10 +415,10 @@ def test_artworks_of_different_scenes_do_not_mix():
 def test_each_scene_keeps_its_own_best():
     """The mean over scenes may fall while one scene's artwork gets better: each is judged on its own views."""
     signs = signs_of("staged:stop,yield")
-    found = find(scenes=signs, per_scene=True, **WILD | {"goal": "class:other"})
-    views = held_out(hue(), "staged:stop,yield", views=QUICK["held_out"] // 2, seed=derive(0, "held-out"))
+    found = find(scenes=signs, per_scene=True, seed=1, **WILD | {"goal": "class:other"})
+    views = held_out(hue(), "staged:stop,yield", views=QUICK["held_out"] // 2, seed=derive(1, "held-out"))
     won = (margins(found.artwork, views, "class:other") < 0).float()
-    assert won.mean().item() >= max(successes(found))
+    assert won.mean().item() > max(successes(found)), "no single step was the best for both"
 
 
 def test_one_artwork_serves_several_scenes_that_take_turns():

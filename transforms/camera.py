@@ -93,7 +93,7 @@ class Noise:
         return light + sigma * white_noise(params["place"], *light.shape[-2:])
 
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
-        return to_srgb(self.add(to_linear(images), params, torch.ones(len(images))).clamp(0, 1))
+        return to_srgb(self.add(to_linear(images), params, torch.ones(len(images), device=images.device)).clamp(0, 1))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ matrix; veil: light added after the sign (gloss, glare, fog). Only f carries a g
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -44,6 +44,8 @@ class Exposure:
     light: Float[Tensor, "n 3 3"]  # light and camera alone, for artwork that is no print
     colour: Float[Tensor, "n 3 11"]  # printer, the scene's own light, light and camera
     to_px: Homography  # surface mm -> frame px
+    warp: Homography  # photograph px -> frame px
+    level: Int[Tensor, " n"]  # of the pyramid that the photograph is sampled from
     px_per_mm: Float[Tensor, " n"]
     sensor_px: Float[Tensor, " n"]  # frame px per sensor px
     spread_px: Float[Tensor, "n 4"]  # blur, frame px
@@ -57,7 +59,11 @@ def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
     """Views 0..n−1 of scenes 0..n−1, without any artwork."""
     draw = (draw if scenes.staged else draw.on_photographs()).to(scenes.images.device)
     to_px, warp, sensor_px = (_staged_view if scenes.staged else _relative_view)(scenes, draw, frame)
-    scene = (_staged_light if scenes.staged else _photographed_light)(scenes, draw, frame, warp, sensor_px)
+    level = level_for(_SHARP * scenes.native_px * draw.of(draw.stages.get(Relative))["zoom"] / sensor_px)
+    if scenes.staged:
+        scene = _staged(scenes, draw, frame, warp, sensor_px)
+    else:
+        scene = _photograph(scenes.images, warp, level, frame.size_px)
     lit, offset = _colours(draw, ("light",))
     shade, glow = _fields(draw, frame.size_px)
     camera, veil = _colours(draw, ("camera",))
@@ -72,6 +78,8 @@ def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
         light=matrix,
         colour=_printed(draw, scenes, matrix),
         to_px=to_px,
+        warp=warp,
+        level=level,
         px_per_mm=frame.size_px / (1 + 2 * frame.context) / scenes.faces.size_mm[scenes.face].amax(1),
         sensor_px=sensor_px,
         spread_px=_spread(draw, sensor_px, staged=scenes.staged),
@@ -82,7 +90,7 @@ def expose(exposure: Exposure, artwork: Artwork | None) -> Float[Tensor, "n 3 h 
     """The photographs, differentiable in the artwork; without an artwork, the clean ones."""
     linear = exposure.base + exposure.veil
     if artwork is not None:
-        linear = _paste(linear, exposure, artwork)
+        linear = (_paste if artwork.printed else _replace)(linear, exposure, artwork)
     if bool((exposure.spread_px > 0).any()):
         linear = separable(linear, *blur_matrices(exposure.spread_px, *linear.shape[-2:]))
     return _record(linear, exposure)
@@ -114,19 +122,19 @@ def _crop(scenes: Scenes, draw: Draw, frame: Frame, to_px: Homography) -> tuple[
     return crop_of(outline, size_px=frame.size_px, context=frame.context, jitter=jitter)
 
 
-def _pull(warp: Homography, frame: Frame) -> Float[Tensor, "n hw 2"]:
+def _pull(warp: Homography, size_px: int) -> Float[Tensor, "n hw 2"]:
     """Where each frame px comes from."""
-    points = pixel_grid(0, 0, frame.size_px, frame.size_px, device=warp.device)
+    points = pixel_grid(0, 0, size_px, size_px, device=warp.device)
     return project(warp.inverse(), points.expand(len(warp), -1, 2))
 
 
-def _staged_light(
+def _staged(
     scenes: Scenes, draw: Draw, frame: Frame, warp: Homography, sensor_px: Float[Tensor, " n"]
 ) -> Float[Tensor, "n 3 h w"]:
     """The sign over its backdrop, linear light."""
     size_mm = scenes.faces.size_mm[scenes.face]
     texels = scenes.faces.images.shape[-1] * (1 + 2 * frame.context) / frame.size_px * sensor_px.clamp(min=1)
-    points = _pull(warp, frame) / size_mm[:, None]
+    points = _pull(warp, frame.size_px) / size_mm[:, None]
     face = sample_pyramid(
         scenes.faces.light, points, level_for(texels), height=frame.size_px, width=frame.size_px, source=scenes.face
     )
@@ -146,18 +154,14 @@ def _backdrop(scenes: Scenes, draw: Draw, frame: Frame) -> Float[Tensor, "n 3 h 
     )
 
 
-def _photographed_light(
-    scenes: Scenes, draw: Draw, frame: Frame, warp: Homography, sensor_px: Float[Tensor, " n"]
+def _photograph(
+    images: Float[Tensor, "n 3 y x"], warp: Homography, level: Int[Tensor, " n"], size_px: int
 ) -> Float[Tensor, "n 3 h w"]:
     """The photograph, turned, mirrored beyond its edge; decoded after resampling: its own camera encoded it."""
-    height, width = scenes.images.shape[-2:]
-    zoom = draw.of(draw.stages.get(Relative))["zoom"]
-    level = level_for(_SHARP * scenes.native_px * zoom / sensor_px)
-    points = _pull(warp, frame) / warp.new_tensor([width, height])
-    pictures = pyramid(scenes.images, levels=int(level.max()))
-    return to_linear(
-        sample_pyramid(pictures, points, level, height=frame.size_px, width=frame.size_px, border="reflection")
-    )
+    height, width = images.shape[-2:]
+    points = _pull(warp, size_px) / warp.new_tensor([width, height])
+    pictures = pyramid(images, levels=int(level.max()))
+    return to_linear(sample_pyramid(pictures, points, level, height=size_px, width=size_px, border="reflection"))
 
 
 def _colours(draw: Draw, stages: tuple[str, ...]) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
@@ -223,14 +227,14 @@ def _paste(linear: Float[Tensor, "n 3 h w"], exposure: Exposure, artwork: Artwor
     flat = _flatten(exposure, artwork, to_px, place, (top, left, bottom, right))
     cover = flat[:, :1].detach()
     window = (..., slice(top, bottom), slice(left, right))
-    colour = exposure.colour if artwork.printed else _as_seen(exposure.light)
-    change = exposure.shade[window] * _mix(colour, flat) - cover * exposure.base[window]
+    change = exposure.shade[window] * _mix(exposure.colour, flat) - cover * exposure.base[window]
     return linear + pad(change, (left, width - right, top, height - bottom))
 
 
-def _as_seen(light: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 11"]:
-    """The colour matrix for artwork that is a picture of the scene already: no ink, no scene light."""
-    return pad(light, (1, 7))
+def _replace(linear: Float[Tensor, "n 3 h w"], exposure: Exposure, artwork: Artwork) -> Float[Tensor, "n 3 h w"]:
+    """Another photograph in place of the scene's (norm balls): sampled and lit exactly as the scene's own."""
+    picture = _photograph(artwork.rgb, exposure.warp, exposure.level, linear.shape[-1])
+    return linear + exposure.shade * _mix(exposure.light, picture) - exposure.base
 
 
 def _mounted(exposure: Exposure, place: Float[Tensor, "n 4"]) -> Homography:

@@ -35,7 +35,7 @@ class Placement:
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
         """The image taken as a surface of one mm per px."""
         height, width = images.shape[-2:]
-        centre = torch.tensor([[width / 2, height / 2]]).expand(len(images), 2)
+        centre = images.new_tensor([[width / 2, height / 2]]).expand(len(images), 2)
         return _resample(images, lambda points: project(self.homography(params, centre).inverse(), points))
 
 

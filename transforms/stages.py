@@ -109,11 +109,13 @@ def _move(params: Params, device: torch.device) -> Params:
 
 def draw(stages: Stages, views: Sequence[int], *, seed: int) -> Draw:
     """Parameters of the given views: those of view i depend on (seed, i) alone."""
-    rows = uniforms(views, 2 + stages.dims, seed=seed)
+    # A staged sign always stands before something, also in a world that says nothing of it: the last columns place it.
+    rows = uniforms(views, 2 + stages.dims + view.Backdrop.dims, seed=seed)
     params, start = {}, 2
     for transform in stages:
         params[type(transform)] = transform.sample(rows[:, start : start + transform.dims])
         start += transform.dims
+    params.setdefault(view.Backdrop, view.Backdrop().sample(rows[:, start:]))
     return Draw(stages, params, rows[:, :2])
 
 

@@ -2,7 +2,7 @@
 
 from physadv.objectives.classification import DEFAULT_KAPPA, CrossEntropy, Margin, Objective, make_objective
 from physadv.objectives.expectation import Expectation, parse_expectation
-from physadv.objectives.goals import Goal, parse_goal
+from physadv.objectives.goals import Goal, check_goal, parse_goal
 
 __all__ = [
     "DEFAULT_KAPPA",
@@ -11,6 +11,7 @@ __all__ = [
     "Goal",
     "Margin",
     "Objective",
+    "check_goal",
     "make_objective",
     "parse_expectation",
     "parse_goal",

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from jaxtyping import Int
+from torch import Tensor
+
 from physadv.errors import UserError
 
 _DETECTION = ("hide", "create", "relabel")
@@ -31,3 +34,9 @@ def parse_goal(text: str, classes: Sequence[str]) -> Goal:
         hint = f"did you mean {near[0]!r}?" if near else "it has none."
         raise UserError(f"The target knows no class {name!r}: {hint}")
     return Goal(f"class:{name}", list(classes).index(name))
+
+
+def check_goal(goal: Goal, truth: Int[Tensor, " b"]) -> None:
+    """UserError: some signs are what the goal wants to be read, so that nothing would have to happen."""
+    if goal.target is not None and bool((truth == goal.target).any()):
+        raise UserError(f"Some scenes are of class {goal.name.removeprefix('class:')!r} already; leave them out.")

@@ -13,6 +13,7 @@ from physadv.optimisers.base import Pixels, Schedule, State, check_step_size, pe
 class PGD:
     """velocity ← momentum·velocity + g/|g|₁; θ ← θ − step·sign(velocity), or θ − step·velocity/|velocity|₂ ("l2").
 
+    An artwork without gradient stays where it is.
     step_size: in colour for "linf", the Euclidean length over one whole artwork for "l2". Norms are per artwork.
     """
 
@@ -31,10 +32,11 @@ class PGD:
 
     @torch.no_grad()
     def update(self, theta: Pixels, gradient: Pixels, state: State, *, progress: float) -> tuple[Pixels, State]:
-        velocity = self.momentum * state["velocity"] + gradient / per_artwork(gradient.abs().sum((1, 2, 3)))
-        return theta - self.step_size * rate(self.schedule, progress) * self._direction(velocity), {
-            "velocity": velocity
-        }
+        size = gradient.abs().sum((1, 2, 3))
+        velocity = self.momentum * state["velocity"] + gradient / per_artwork(size)
+        pulls = (size > 0)[:, None, None, None]  # an artwork that has won everywhere rests, whatever its momentum
+        move = self.step_size * rate(self.schedule, progress) * pulls * self._direction(velocity)
+        return theta - move, {"velocity": velocity}
 
     def _direction(self, velocity: Pixels) -> Pixels:
         return velocity.sign() if self.norm == "linf" else velocity / per_artwork(velocity.flatten(1).norm(dim=1))

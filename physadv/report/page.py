@@ -11,6 +11,7 @@ from physadv.report.pictures import ARTWORKS_SHOWN, first_views, pieces
 from physadv.report.template import flat, write_page
 from physadv.report.words import goal_class, noun, signs
 from physadv.threats.base import Artwork
+from physadv.threats.patch import RoamingPatch
 
 
 def write_report(
@@ -42,7 +43,7 @@ def write_report(
         "pieces": [] if artwork is None else pieces(artwork, verdict),
         "pieces_left_out": max(0, count - ARTWORKS_SHOWN),
         "printed": artwork is not None and artwork.printed,
-        "roams": verdict.held_out.places is not None,
+        "roams": isinstance(verdict.held_out.threat, RoamingPatch),
         "views": first_views(verdict, artwork, goal=run["goal"]),
         "dots": charts.dots(metrics, run["threat"]) if "attacked" in metrics else [],
         "heat": charts.heat_map(metrics.get("cells", [])),

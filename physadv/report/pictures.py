@@ -74,9 +74,8 @@ def pieces(artwork: Artwork, verdict: Verdict) -> list[Piece]:
 
 
 def _piece(artwork: Artwork, verdict: Verdict, row: int) -> Piece:
-    scenes, places = verdict.held_out.scenes, verdict.held_out.places
-    shown = artwork.place_mm if places is None else places
-    place = shown[row % len(shown)].cpu()
+    scenes = verdict.held_out.scenes
+    place = artwork.place_mm[row % len(artwork.place_mm)].cpu()
     face = int(scenes.face[row])
     faces, size_mm = scenes.faces, scenes.faces.size_mm[face].cpu()
     picture = rgba(artwork, row)

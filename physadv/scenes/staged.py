@@ -19,7 +19,7 @@ from physadv.scenes.folder import slug
 from physadv.scenes.photo import FACE_PX, class_names, joined
 
 BACKGROUND_PX = 160
-PROCEDURAL = 36
+PROCEDURAL = 64  # half of them for the search, half to judge
 
 
 def staged(faces: str, *, backgrounds: Path | None, label: str | None, face_mm: float | None) -> Scenes:

@@ -104,18 +104,25 @@ def covered_share(artwork: Artwork, face_area_mm2: Float[Tensor, " faces"] | flo
 class Threat(Protocol):
     """What the adversary may change (S), resolved against the scenes it is meant for.
 
-    name: the spec it was made from. random_place: the attack should draw a new place for each view, with `places`
-    (only `patch.RoamingPatch` has that).
+    name: the spec it was made from. per_image: θ belongs to one photograph, and no other can wear it.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def random_place(self) -> bool: ...
+    def per_image(self) -> bool: ...
 
     def init(self, scenes: Scenes, *, generator: torch.Generator, per_scene: bool = False) -> Theta:
         """A random point of S: one for all scenes, or one per scene."""
+        ...
+
+    def take(self, rows: Int[Tensor, " n"]) -> "Threat":
+        """The threat for `scenes.take(rows)`."""
+        ...
+
+    def places(self, u: Float[Tensor, "n 2"], scenes: Scenes, rows: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+        """Where the artwork is in views of the scenes `rows`, in mm; u: two uniforms per view, for chance."""
         ...
 
     def project(self, theta: Theta) -> Theta:

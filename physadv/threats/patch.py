@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from physadv.errors import UserError
@@ -84,13 +84,12 @@ class Patch:
 class RoamingPatch(Printed):
     """A patch whose place is part of T: the attack draws it anew for each view. `place_mm` is one draw, kept."""
 
-    random_place: ClassVar[bool] = True
-
     patch: Patch = field(kw_only=True)
 
-    def places(self, u: Float[Tensor, "n 2"], scenes: Scenes) -> Float[Tensor, "n 4"]:
-        """Uniforms -> places in mm, anywhere in the box of the face of scene i (n scenes, or one for all)."""
-        return _random_places(u, self.patch.size_mm(scenes.faces)[scenes.face], scenes.faces.size_mm[scenes.face])
+    def places(self, u: Float[Tensor, "n 2"], scenes: Scenes, rows: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+        """Uniforms -> places in mm, anywhere on the face of each view's scene."""
+        faces = scenes.face[rows]
+        return _random_places(u, self.patch.size_mm(scenes.faces)[faces], scenes.faces.size_mm[faces])
 
 
 def _random_places(

@@ -1,7 +1,6 @@
 """A resolved threat: a set of colours, a coverage and a place. Stickers, patches, posters, norm balls: all are one."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +20,6 @@ class Printed:
     printed where the alphas of all of them allow it.
     per_image: θ belongs to one photograph (norm balls), so `init` makes one per scene, asked or not.
     """
-
-    random_place: ClassVar[bool] = False
 
     name: str
     feasible: FeasibleSet
@@ -57,6 +54,10 @@ class Printed:
             raise UserError(f"{self.name} needs one face, and these scenes show several: choose one with --classes.")
         if not self._alpha(count).flatten(1).any(1).all():
             raise UserError(f"{self.name} has no place on every one of these faces: choose one with --classes.")
+
+    def places(self, u: Float[Tensor, "n 2"], scenes: Scenes, rows: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+        """Where it is in views of the scenes `rows`, in mm. Takes no part in chance, unless the threat roams."""
+        return self.place_mm.expand(len(rows), 4) if len(self.place_mm) == 1 else self.place_mm[rows]
 
     def project(self, theta: Theta) -> Theta:
         """argmin_{s in S} |s − theta|₂, exactly."""

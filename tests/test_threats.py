@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from physadv.errors import UserError
+from physadv.scenes import load_scenes
 from physadv.scenes.base import Faces, Scenes
 from physadv.threats.base import Artwork, covered_share, load_artwork
 from physadv.threats.catalogue import list_threats, parse_threat, resolve_threat
@@ -198,17 +199,26 @@ def test_random_places_stay_on_the_face_and_reach_its_edges():
     where = scenes((0, 1) * 200)
     threat = resolved("patch:80mm@random", where)
     assert isinstance(threat, RoamingPatch)
-    assert threat.random_place
     u = torch.rand(400, 2, generator=torch.Generator().manual_seed(0))
     limit = where.faces.size_mm[where.face]
-    for places in (threat.place_mm, threat.places(u, where)):
+    for places in (threat.place_mm, threat.places(u, where, torch.arange(400))):
         torch.testing.assert_close(places[:, 2:] - places[:, :2], torch.full((400, 2), 80.0))
         assert (places[:, :2] >= 0).all()
         assert (places[:, 2:] <= limit + 1e-3).all()
         centre = (places[:, :2] / (limit - 80)).mean(0)
         torch.testing.assert_close(centre, torch.full((2,), 0.5), atol=0.06, rtol=0)
-    corners = threat.places(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), where.take(torch.tensor([0, 0])))
-    torch.testing.assert_close(corners, torch.tensor([[0.0, 0, 80, 80], [670, 670, 750, 750]]))
+
+
+def test_random_places_of_a_triangle_are_not_in_the_air():
+    where = load_scenes("staged:yield")
+    threat = resolved("patch:5%@random", where)
+    u = torch.rand(300, 2, generator=torch.Generator().manual_seed(0))
+    places = threat.places(u, where, torch.zeros(300, dtype=torch.long))
+    alpha, size_mm = where.faces.images[0, 3], where.faces.size_mm[0]
+    edges = (places / size_mm.repeat(2) * len(alpha)).round().long()
+    shares = torch.stack([alpha[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in edges.tolist()])
+    assert shares.min() > 0.99
+    assert len(places.unique(dim=0)) > 20
 
 
 def test_fixed_random_places_depend_on_the_seed_alone():

@@ -324,7 +324,7 @@ def test_views_of_a_mixture_take_turns() -> None:
     alone = torch.stack([world.draw([view], seed=1).place()[0] for view in (4, 0, 2, 3, 7)])
     assert torch.equal(drawn.place(), alone)
 
-    where = scenes(5, staged=True)
+    where = scenes(5, staged=False)
     mixed = world.photograph(None, where, drawn, frame=FRAME)
     for row, component in enumerate((1, 0, 2, 0, 1)):
         single = World("one", (parts[component],))

@@ -7,12 +7,16 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from physadv.errors import UserError
 from physadv.scenes.base import Faces, Scenes
 from physadv.threats.masks import coverage, ellipse_mask, raster_size_px
 from physadv.threats.printed import Printed, faces_in_use
 from physadv.threats.sets import PALETTES
+
+_GRID = 33  # places per axis
+_INSIDE = 0.995  # the edge of a face is antialiased
 
 Centre = tuple[float, float] | Literal["center", "random"]
 
@@ -21,7 +25,7 @@ Centre = tuple[float, float] | Literal["center", "random"]
 class Patch:
     """`size`: (width, height) in mm, or the share of the face's opaque area that a square or circle covers.
 
-    centre: of the patch, in mm from the face's top-left; "center" of the face; "random" within its box.
+    centre: of the patch, in mm from the face's top-left; "center" of the face; "random" anywhere on the opaque face.
     """
 
     size: tuple[float, float] | float
@@ -51,19 +55,18 @@ class Patch:
         sizes_mm, faces_mm = self.size_mm(scenes.faces)[rows], scenes.faces.size_mm[rows]
         size_px = raster_size_px(*sizes_mm[0].tolist(), resolution_px=resolution_px)
         alpha = coverage(ellipse_mask(), size_px)[None] if self.round else torch.ones(1, 1, *size_px)
-        places_mm = self._places(sizes_mm, faces_mm, seed=seed)
+        places_mm = self._places(scenes.faces, rows, seed=seed)
         self._check(places_mm, faces_mm)
         threat = Printed(self.name, PALETTES[self.palette], alpha.to(scenes.images.device), places_mm)
         if self.centre != "random":
             return threat
         return RoamingPatch(threat.name, threat.feasible, threat.alpha, threat.place_mm, patch=self)
 
-    def _places(
-        self, sizes_mm: Float[Tensor, "n 2"], faces_mm: Float[Tensor, "n 2"], *, seed: int
-    ) -> Float[Tensor, "n 4"]:
+    def _places(self, faces: Faces, rows: Int[Tensor, " n"], *, seed: int) -> Float[Tensor, "n 4"]:
+        sizes_mm, faces_mm = self.size_mm(faces)[rows], faces.size_mm[rows]
         if self.centre == "random":
-            u = torch.rand(len(sizes_mm), 2, generator=torch.Generator().manual_seed(seed))
-            return _random_places(u, sizes_mm, faces_mm)
+            u = torch.rand(len(rows), 2, generator=torch.Generator().manual_seed(seed))
+            return random_places(u, sizes_mm, faces, rows)
         centres_mm = faces_mm / 2 if self.centre == "center" else faces_mm.new_tensor([self.centre]).expand_as(faces_mm)
         return torch.cat([centres_mm - sizes_mm / 2, centres_mm + sizes_mm / 2], 1)
 
@@ -88,13 +91,31 @@ class RoamingPatch(Printed):
 
     def places(self, u: Float[Tensor, "n 2"], scenes: Scenes, rows: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
         """Uniforms -> places in mm, anywhere on the face of each view's scene."""
-        faces = scenes.face[rows]
-        return _random_places(u, self.patch.size_mm(scenes.faces)[faces], scenes.faces.size_mm[faces])
+        faces = scenes.face[rows.to(scenes.face.device)]
+        return random_places(u, self.patch.size_mm(scenes.faces)[faces], scenes.faces, faces)
 
 
-def _random_places(
-    u: Float[Tensor, "n 2"], sizes_mm: Float[Tensor, "m 2"], faces_mm: Float[Tensor, "m 2"]
+def random_places(
+    u: Float[Tensor, "n 2"], sizes_mm: Float[Tensor, "n 2"], faces: Faces, rows: Int[Tensor, " n"]
 ) -> Float[Tensor, "n 4"]:
-    """Uniform over the places where a patch of that size lies in the face's box."""
-    corner_mm = u.to(faces_mm.device) * (faces_mm - sizes_mm)
-    return torch.cat([corner_mm, corner_mm + sizes_mm], 1)
+    """Uniform over a grid of the places where a patch of that size lies on the opaque face of each row."""
+    corners_mm = torch.empty_like(sizes_mm)
+    for row in rows.unique().tolist():
+        which = rows == row
+        free_mm = _free_corners(faces.images[row, 3], sizes_mm[which][0], faces.size_mm[row])
+        picked = (u[which.to(u.device), 0] * len(free_mm)).long().clamp(max=len(free_mm) - 1)
+        corners_mm[which] = free_mm[picked.to(free_mm.device)]
+    return torch.cat([corners_mm, corners_mm + sizes_mm], 1)
+
+
+def _free_corners(
+    alpha: Float[Tensor, "s s"], size_mm: Float[Tensor, "2"], face_mm: Float[Tensor, "2"]
+) -> Float[Tensor, "m 2"]:
+    """Top-left corners at which a patch covers nothing but face; where it fits nowhere, those where it fits best."""
+    side = len(alpha)
+    filled = pad(alpha.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    steps = torch.linspace(0, 1, _GRID, device=alpha.device)
+    corners_mm = torch.cartesian_prod(steps, steps).flip(1) * (face_mm - size_mm)
+    (x0, y0), (x1, y1) = ((edge / face_mm * side).round().long().T for edge in (corners_mm, corners_mm + size_mm))
+    inside = (filled[y1, x1] - filled[y0, x1] - filled[y1, x0] + filled[y0, x0]) / ((x1 - x0) * (y1 - y0)).clamp(min=1)
+    return corners_mm[inside >= min(_INSIDE, float(inside.max()) - 1e-6)]

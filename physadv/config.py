@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from physadv.attacks import Settings
 from physadv.errors import UserError
+from physadv.training import Recipe
 
 DEFAULTS = Settings()
+RECIPE = Recipe()
 
 
 class Options(BaseModel):
@@ -100,9 +102,9 @@ class TrainOptions(SceneOptions):
         "digital+drive-by", description="The augmentation: worlds that the photographs are seen through."
     )
     context: float = Field(0.1, ge=0, le=2, description="Margin round the sign's box, as a share of its side.")
-    epochs: int = Field(14, ge=1, description="Passes over the photographs.")
-    batch: int = Field(64, ge=2, description="Images per step.")
-    learning_rate: float = Field(3e-3, gt=0, description="Peak of the one-cycle schedule.")
+    epochs: int = Field(RECIPE.epochs, ge=1, description="Passes over the photographs.")
+    batch: int = Field(RECIPE.batch, ge=2, description="Images per step.")
+    learning_rate: float = Field(RECIPE.learning_rate, gt=0, description="Peak of the one-cycle schedule.")
     judge: str | None = Field(None, description="Photographs to report the accuracy on, never used in training.")
 
 

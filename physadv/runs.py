@@ -29,7 +29,7 @@ from physadv.training import Recipe, check_sources, train
 from physadv.transforms.world import World, load_world, world_names
 
 JUDGED_VIEWS = 200
-DEMO: dict[str, Any] = {}
+DEMO: dict[str, Any] = {"goal": "class:speed-limit-50"}
 
 
 def run_attack(options: AttackOptions, *, command: str, console: Console) -> dict[str, Any]:

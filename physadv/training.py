@@ -23,7 +23,7 @@ from physadv.transforms.world import World
 class Recipe:
     """Plain supervised training: AdamW, one-cycle schedule, label smoothing, an average of the weights at the end."""
 
-    epochs: int = 15
+    epochs: int = 14
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2

@@ -115,8 +115,8 @@ def find(
     )
 
 
-def held_out(target: Classifier, scenes: str, *, views: int, seed: int) -> HeldOut:
-    return HeldOut(target, signs_of(scenes), ROAD, views, seed)
+def held_out(target: Classifier, scenes: str, *, views: int, seed: int, world: World = ROAD) -> HeldOut:
+    return HeldOut(target, signs_of(scenes), world, views, seed)
 
 
 def margins(artwork: Artwork, views: HeldOut, goal: str = "untargeted") -> Tensor:
@@ -268,15 +268,16 @@ def make(): return Slow(3)
 # --- what is kept
 
 
-WILD = {"goal": "class:yield", "step_size": 0.6, "check_every": 1, "steps": 8, "views": 1, "batch": 1, "tv": 3.0}
+# Smoothness drowns the goal, so success comes and goes: the best is not the last.
+WILD = {"goal": "class:other", "step_size": 0.6, "check_every": 1, "steps": 8, "views": 1, "batch": 1, "tv": 1000.0}
 
 
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_the_artwork_is_the_one_that_did_best_on_held_out_draws(restarts: int):
-    found = find(**WILD, restarts=restarts, seed=2)
+    found = find(**WILD, restarts=restarts, seed=3)
     rates = successes(found)
     assert max(rates) > rates[-1], "the last must not be the best, or this test shows nothing"
-    views = held_out(hue(), "staged:stop", views=QUICK["held_out"], seed=derive(2, "held-out"))
+    views = held_out(hue(), "staged:stop", views=QUICK["held_out"], seed=derive(3, "held-out"))
     assert (margins(found.artwork, views, WILD["goal"]) < 0).float().mean().item() == pytest.approx(max(rates))
 
 
@@ -294,8 +295,8 @@ def test_every_restart_starts_elsewhere(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_restarts_never_make_it_worse():
-    views = held_out(hue(), "staged:stop", views=QUICK["held_out"], seed=derive(2, "held-out"))
-    found = [find(**WILD, restarts=restarts, seed=2) for restarts in (1, 2, 3)]
+    views = held_out(hue(), "staged:stop", views=QUICK["held_out"], seed=derive(3, "held-out"))
+    found = [find(**WILD, restarts=restarts, seed=3) for restarts in (1, 2, 3)]
     rates = [(margins(one.artwork, views, WILD["goal"]) < 0).float().mean().item() for one in found]
     assert rates == sorted(rates)
     assert found[2].history[:8] == found[0].history, "the first start is the same however many follow"
@@ -439,7 +440,7 @@ def test_each_scene_keeps_its_own_best(monkeypatch: pytest.MonkeyPatch):
         return [logits]
 
     monkeypatch.setattr(HeldOut, "answers", listen)
-    found = find(scenes="staged:stop,yield", per_scene=True, **WILD | {"goal": "class:other"})
+    found = find(scenes="staged:stop,yield", per_scene=True, **WILD, seed=3)
     won = torch.stack([one for _, one in tried])
     assert bool((won.amax(0) > won[-1]).any()), "the last must not be the best of both"
     for scene in range(2):
@@ -498,7 +499,7 @@ def test_real_stickers_fool_the_shipped_victim():
     found = find(victim, **threat, steps=30, check_every=30)
     started = find(victim, **threat | {"step_size": 1e-9}, steps=1)
     assert successes(found)[-1] > 0.8
-    views = held_out(victim, "staged:stop", views=40, seed=7)
+    views = held_out(victim, "staged:stop", views=40, seed=7, world=load_world("drive-by"))
     before, after = (margins(one.artwork, views).mean().item() for one in (started, found))
     clean = margins(replace_colours(found.artwork, 0.5), views)
     assert (clean < 0).float().mean() < 0.5, "grey stickers of the same shape do less"

@@ -8,6 +8,7 @@ goes on.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def run(row: dict[str, Any], *, seed: int, goal: str, threat: str, backgrounds: 
     world = world.without(row["without"]) if "without" in row else world
     target = physadv.load_target("builtin:gtsrb")
     scenes = physadv.load_scenes("staged:stop", backgrounds=backgrounds)
-    place = physadv.load_threat(threat, scenes, seed=seed)
+    assert scenes.backgrounds is not None
+    searched, scenes = (replace(scenes, backgrounds=scenes.backgrounds[start::2]) for start in (0, 1))
+    place = physadv.load_threat(threat, searched, seed=seed)
     settings = physadv.Settings(goal=goal, **options)
-    found = physadv.attack(target, scenes, place, world=world, settings=settings, seed=seed)
+    found = physadv.attack(target, searched, place, world=world, settings=settings, seed=seed)
     judge = physadv.load_world("drive-by")
     judged = physadv.evaluate(
         target, scenes, found.artwork, world=judge, goal=goal, views=JUDGED_VIEWS, seed=seed, worlds=UNSEEN
@@ -75,7 +78,8 @@ def main() -> None:
     options = parser.parse_args()
     kept = options.out.with_suffix(".jsonl")
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    known = {(one["row"], one["seed"]): one["rates"] for one in done}
+    said = [options.goal, options.threat, physadv.load_target("builtin:gtsrb").weights_hash]
+    known = {(one["row"], one["seed"]): one["rates"] for one in done if one["said"] == said}
     for seed in range(options.seeds):
         for name, row in ROWS.items():
             if (name, seed) in known:
@@ -83,7 +87,7 @@ def main() -> None:
             given = {"goal": options.goal, "threat": options.threat, "backgrounds": options.backgrounds}
             known[name, seed] = run(row, seed=seed, **given)
             with kept.open("a") as file:
-                file.write(json.dumps({"row": name, "seed": seed, "rates": known[name, seed]}) + "\n")
+                file.write(json.dumps({"row": name, "seed": seed, "said": said, "rates": known[name, seed]}) + "\n")
             print(name, seed, known[name, seed], flush=True)
     results = {name: [known[name, seed] for seed in range(options.seeds)] for name in ROWS}
     write_atomic(options.out, table(results).encode())

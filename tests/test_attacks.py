@@ -440,9 +440,9 @@ def test_each_scene_keeps_its_own_best(monkeypatch: pytest.MonkeyPatch):
         return [logits]
 
     monkeypatch.setattr(HeldOut, "answers", listen)
-    found = find(scenes="staged:stop,yield", per_scene=True, **WILD, seed=3)
+    found = find(scenes="staged:stop,yield", per_scene=True, **WILD, seed=0)
     won = torch.stack([one for _, one in tried])
-    assert bool((won.amax(0) > won[-1]).any()), "the last must not be the best of both"
+    assert bool((won.amax(0) > won[won.mean(1).argmax()]).any()), "no step is the best for both, or this shows nothing"
     for scene in range(2):
         kept = [step for step, (rgb, _) in enumerate(tried) if torch.equal(rgb[scene], found.artwork.rgb[scene])]
         assert kept, "each kept artwork was tried"

@@ -17,6 +17,7 @@ from PIL import Image
 
 import physadv
 import physadv.cli
+from physadv.errors import UserError
 from physadv.threats import load_artwork
 
 ROOT = Path(__file__).parents[1]
@@ -238,6 +239,12 @@ def test_apply_pastes_onto_a_face_and_onto_a_photograph(run: Run):
     assert blue.sum() < 258 * 258
     assert run("apply --artwork out --face stop --face-mm 900 --out same.png").code == 0
     assert files(".")["same.png"] == files(".")["face.png"]
+
+    taken = run("apply --artwork out --face yield --out face.png")
+    assert (taken.code, taken.err.count("\n")) == (2, 1)
+    assert files(".")["face.png"] == files(".")["same.png"]
+    assert run("apply --artwork out --face yield --out face.png --overwrite").code == 0
+    assert files(".")["face.png"] != files(".")["same.png"]
 
     painted(Path("wall.png"), (200, 100), "green")
     quad = "'20,10 180,10 180,90 20,90'"
@@ -600,6 +607,14 @@ def test_usage_errors_exit_2_too(run: Run):
         ended = run(line)
         assert ended.code == 2
         assert "Traceback" not in ended.err
+
+
+def test_the_sentence_stays_on_one_line(run: Run, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_args, **_options):
+        raise UserError("First half of a sentence,\n  and its second half.")
+
+    monkeypatch.setattr(physadv.cli, "apply_artwork", fail)
+    assert run("apply --artwork out").err == "error: First half of a sentence, and its second half.\n"
 
 
 def test_what_looks_like_markup_is_printed_as_it_is(run: Run):

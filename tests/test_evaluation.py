@@ -20,6 +20,8 @@ from physadv.stats import wilson
 from physadv.targets import Classifier, Frame
 from physadv.targets.fake import blind_classifier, fake_classifier
 from physadv.threats import Artwork, load_artwork, load_threat
+from physadv.transforms.stages import Stages
+from physadv.transforms.view import Pinhole
 from physadv.transforms.world import DIGITAL, World, load_world, world_names
 
 CLASSES = ("yield", "stop", "other")
@@ -227,6 +229,25 @@ def test_controls_are_seen_in_the_same_light_as_the_artwork():
     art = sticker(signs())
     judge(classifier(module), signs(), replace(art, rgb=torch.full_like(art.rgb, 0.5)), world=load_world("drive-by"))
     assert torch.equal(module.seen[1], module.seen[2])
+
+
+@pytest.mark.parametrize("threat", ["patch:100mm@random", "patch:100mm"])
+def test_a_roaming_patch_and_its_controls_lie_elsewhere_in_every_view(threat: str):
+    module, scenes = Listening(), signs()
+    placed = load_threat(threat, scenes, seed=0, resolution_px=4)
+    white = placed.artwork(torch.ones(1, 3, 4, 4))
+    facing = World("facing", (Stages(view=(Pinhole(distance_m=(3.0, 3.0)),)),))
+    judge(classifier(module), scenes, white, world=facing, views=8, threat=placed)
+    clean, *worn = module.seen[:4]
+    columns = torch.arange(16.0)
+    at = []
+    for images in worn:
+        moved = (images - clean).abs().sum(1)
+        total = moved.sum((1, 2))
+        at.append(torch.stack([moved.sum(1) @ columns / total, moved.sum(2) @ columns / total], 1))
+    spread_px = at[0].std(0).min()
+    assert spread_px > 1 if "random" in threat else spread_px < 0.1
+    assert (at[0] - at[1]).abs().max() < 1, "the grey patch lies where the white one lies"
 
 
 # --- intervals and cells

@@ -98,6 +98,19 @@ def test_every_batch_holds_photographs_and_staged_faces(
     assert len(seen) == len(photographs) // share[0] * share[0]
 
 
+def test_no_view_is_drawn_twice(photographs: Scenes):
+    drawn: list[tuple[int, int]] = []
+
+    class Drawing(World):
+        def draw(self, views, *, seed):
+            drawn.extend((seed, view) for view in views)
+            return super().draw(views, seed=seed)
+
+    trained([photographs, faces()], epochs=2, world=Drawing(DIGITAL.name, DIGITAL.components))
+    assert len(drawn) == len(set(drawn)) == 2 * 3 * 10
+    assert len({seed for seed, _ in drawn}) == 2, "photographs and faces have streams of their own"
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 5, 7])
 def test_trainings_of_a_few_steps_end(photographs: Scenes, epochs: int):
     target = trained([photographs.take(torch.arange(4))], epochs=epochs)

@@ -21,8 +21,6 @@ JUDGED_VIEWS = 200
 ROWS: dict[str, dict[str, Any]] = {
     "default: margin κ 5, mean, PGD, 200 steps of 32 views": {},
     "cross-entropy": {"objective": "cross-entropy"},
-    "margin κ 0": {"kappa": 0.0},
-    "margin κ 20": {"kappa": 20.0},
     "tail: worst half (CVaR 0.5)": {"expectation": "cvar:0.5"},
     "Adam": {"optimiser": "adam"},
     "100 steps": {"steps": 100},
@@ -32,7 +30,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "no physics (digital)": {"world": "digital"},
     "drive-by without print": {"without": "print"},
     "drive-by without light": {"without": "light"},
-    "drive-by without camera": {"without": "camera"},
     "drive-by + parking-lot + phone-camera": {"world": "drive-by+parking-lot+phone-camera"},
 }
 

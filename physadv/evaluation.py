@@ -24,6 +24,7 @@ PROMISE = "promise"
 DISTANCES_M = (0.0, 3.0, 6.0, 10.0, 15.0, float("inf"))
 SIZES_PX = (0.0, 32.0, 48.0, 72.0, 112.0, float("inf"))
 YAWS_DEG = (0.0, 10.0, 20.0, 30.0, 40.0, float("inf"))
+PLAIN = {"grey": 0.5, "white": 1.0, "black": 0.0}  # controls of one colour: is it enough to cover the sign?
 _RANDOM_STICKERS = 16
 _RANDOM_BLOCKS = 8  # blocks along the longer side: coarse enough to survive the distance
 
@@ -34,7 +35,7 @@ class Verdict:
 
     held_out: HeldOut
     clean: Float[Tensor, "n c"]
-    attacked: dict[str, Float[Tensor, "n c"]]  # by what is on the sign: artwork, grey, random
+    attacked: dict[str, Float[Tensor, "n c"]]  # by what is on the sign: the artwork, its controls
 
     @property
     def correct(self) -> Bool[Tensor, " n"]:
@@ -77,7 +78,7 @@ def evaluate(
     worlds = world_names() if worlds is None else worlds
     seed = derive(seed, "judge")
     with frozen(target.module):
-        report(f"{world.name}: clean, artwork, grey, random")
+        report(f"{world.name}: clean, artwork, controls")
         held_out = HeldOut(target, scenes, world, views, seed, threat)
         verdict = _judge(held_out, artwork, controls=True)
         elsewhere = {}
@@ -93,13 +94,14 @@ def evaluate(
 def _judge(held_out: HeldOut, artwork: Artwork | None, *, controls: bool) -> Verdict:
     worn: dict[str, Artwork] = {} if artwork is None else {"artwork": artwork}
     if artwork is not None and controls:
-        worn |= {"grey": _grey(artwork), "random": _random(artwork, held_out)}
+        worn |= {name: _plain(artwork, value) for name, value in PLAIN.items()}
+        worn |= {"random": _random(artwork, held_out)}
     clean, *attacked = held_out.answers(None, *worn.values())
     return Verdict(held_out, clean, dict(zip(worn, attacked, strict=True)))
 
 
-def _grey(artwork: Artwork) -> Artwork:
-    return replace(artwork, rgb=torch.full_like(artwork.rgb, 0.5))
+def _plain(artwork: Artwork, value: float) -> Artwork:
+    return replace(artwork, rgb=torch.full_like(artwork.rgb, value))
 
 
 def _random(artwork: Artwork, held_out: HeldOut) -> Artwork:
@@ -124,7 +126,7 @@ def _metrics(verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objecti
     if not verdict.attacked:
         return metrics
     metrics["attacked"] = _asr(verdict, objective, "artwork", seed)
-    metrics["controls"] = {what: _asr(verdict, objective, what, seed) for what in ("grey", "random")}
+    metrics["controls"] = {what: _asr(verdict, objective, what, seed) for what in (*PLAIN, "random")}
     rates = {name: _asr(other, objective, "artwork", seed) for name, other in elsewhere.items()}
     metrics["promise"] = rates.pop(PROMISE)
     metrics["worlds"] = rates

@@ -98,7 +98,7 @@ CLEAN, ARTWORK, GREY, RANDOM = (1, 1, 1, 0), (0, 1, 2, 2), (1, 1, 1, 1), (1, 0, 
 
 
 def scripted(*elsewhere: tuple[int, ...]) -> Classifier:
-    return classifier(Scripted([says(*rows) for rows in (CLEAN, ARTWORK, GREY, RANDOM, *elsewhere)]))
+    return classifier(Scripted([says(*rows) for rows in (CLEAN, ARTWORK, GREY, GREY, GREY, RANDOM, *elsewhere)]))
 
 
 def test_rates_of_answers_written_by_hand():
@@ -202,23 +202,25 @@ def test_controls_have_the_shape_and_place_of_the_artwork():
     scenes = signs()
     art = replace(sticker(scenes), rgb=torch.ones_like(sticker(scenes).rgb))
     judge(classifier(module), scenes, art, world=load_world("drive-by").without("camera"), views=6)
-    clean, white, grey, random = module.seen[:4]
-    touched = [(one - clean).abs().amax(1) > 2 / 255 for one in (white, grey, random)]
-    union = touched[0] | touched[1] | touched[2]
+    clean, worn, grey, white, black, random = module.seen[:6]
+    touched = [(one - clean).abs().amax(1) > 2 / 255 for one in (worn, grey, white, black, random)]
+    union = torch.stack(touched).any(0)
     assert 0.05 < union.float().mean() < 0.5
     for one in touched:
         assert (union & ~one).float().mean() < 0.05, "each covers what the others cover"
     assert not torch.equal(grey, random)
 
 
-def test_grey_is_grey_and_random_is_not():
+def test_plain_controls_are_plain_and_random_is_not():
     """Without physics, the controls' own colours arrive; blocks of random colours, other ones in another view."""
     module = Listening()
     poster = sticker(signs(), threat="patch:60%")
     judge(classifier(module), signs(), poster)
-    _, _, grey, random = module.seen[:4]
+    _, _, grey, white, black, random = module.seen[:6]
     middle = (slice(None), slice(None), slice(7, 9), slice(7, 9))
     assert torch.allclose(grey[middle], torch.full_like(grey[middle], 0.5), atol=0.01)
+    assert white[middle].min() > 0.98
+    assert black[middle].max() < 0.02
     assert random[middle].std() > 0.05
     assert not torch.allclose(random[0][middle[1:]], random[1][middle[1:]], atol=0.05)
 
@@ -257,7 +259,7 @@ def test_staged_views_are_independent_and_photographs_of_a_sign_are_not(tracks: 
     target = fake_classifier(classes=CLASSES, size_px=16)
     staged = judge(target, signs(), sticker(signs()), world=load_world("drive-by"), views=40).metrics
     assert staged["accuracy"] == wilson(staged["accuracy"]["k"], 40).to_json()
-    module = Scripted([says(*rows) for rows in ([1] * 12, [0] * 8 + [1] * 4, *[[1] * 12] * 6)])
+    module = Scripted([says(*rows) for rows in ([1] * 12, [0] * 8 + [1] * 4, *[[1] * 12] * 8)])
     metrics = judge(classifier(module), tracks, sticker(tracks), views=1).metrics
     independent = wilson(8, 12).to_json()["ci95"]
     low, high = metrics["attacked"]["ci95"]
@@ -270,7 +272,7 @@ def test_staged_views_are_independent_and_photographs_of_a_sign_are_not(tracks: 
 def test_cells_add_up(kind: str, tracks: Scenes):
     scenes = signs() if kind == "staged" else tracks
     right, fooled = [1] * 50 + [0] * 10, [0, 1, 2] * 20
-    target = classifier(Scripted([says(*rows) for rows in (right, fooled) * 4]))
+    target = classifier(Scripted([says(*rows) for rows in (right, fooled) * 5]))
     metrics = judge(target, scenes, sticker(scenes), world=load_world("drive-by"), views=60 // len(scenes)).metrics
     assert sum(cell["k"] for cell in metrics["cells"]) == metrics["attacked"]["k"] == 33
     assert sum(cell["n"] for cell in metrics["cells"]) == metrics["attacked"]["n"] == 50
@@ -344,6 +346,6 @@ def test_accuracy_counts_clean_views(tracks: Scenes):
 
 
 def test_nan_from_the_target_is_refused():
-    module = Scripted([torch.full((4, 3), torch.nan)] * 9)
+    module = Scripted([torch.full((4, 3), torch.nan)] * 11)
     with pytest.raises(UserError, match="NaN"):
         judge(classifier(module), signs(), sticker(signs()))

@@ -296,7 +296,7 @@ def test_a_clean_evaluation_makes_a_page_without_attack(tmp_path):
 def test_headlines():
     assert says(figures(93, 100)) == (
         "This sticker makes T misread the stop sign in 93 % of held-out views [86–97]; "
-        "promise in unseen worlds 71 % [61–79]; grey sticker 2 %, random 5 %."
+        "promise in unseen worlds 71 % [61–79]; controls: grey 2 %, random 5 %."
     )
     assert "makes T read the stop sign as yield in 93 %" in says(figures(93, 100), goal="class:yield")
     assert says(figures(93, 100), artworks=4, threat="patch:10%").startswith("These 4 patches make T misread")
@@ -326,7 +326,7 @@ def test_a_control_that_hides_the_sign_is_none():
     metrics = figures(60, 100, grey=100, random=98)
     assert says(metrics, threat="linf:8/255").endswith("promise in unseen worlds 71 % [61–79].")
     assert any("no controls here" in said for said in remarks(metrics, "linf:8/255", printed=False))
-    assert any("cannot be told from a grey" in said for said in remarks(metrics, "stickers", printed=True))
+    assert any("cannot be told from a plain" in said for said in remarks(metrics, "stickers", printed=True))
 
 
 def test_remarks_name_what_to_doubt():

@@ -55,7 +55,7 @@ def headline(metrics: Mapping[str, Any], subject: Subject) -> str:
 
 
 def no_better_than_plain(metrics: Mapping[str, Any], threat: str | None) -> bool:
-    """Whether a grey or random control reaches into the artwork's interval."""
+    """Whether a plain or random control reaches into the artwork's interval."""
     known = [control["rate"] for control in metrics["controls"].values() if control["rate"] is not None]
     ci95 = metrics["attacked"]["ci95"]
     return plain_compares(threat) and ci95 is not None and bool(known) and max(known) >= ci95[0]
@@ -68,7 +68,7 @@ def _success(metrics: Mapping[str, Any], subject: Subject) -> str:
         if subject.artworks == 1
         else f"these {subject.artworks} {plural(subject.thing)} make"
     )
-    plain = f"grey {subject.thing} {percent(controls['grey']['rate'])}, random {percent(controls['random']['rate'])}"
+    plain = "controls: " + ", ".join(f"{what} {percent(rate['rate'])}" for what, rate in controls.items())
     return (
         f"{these} {subject.target} {subject.deed} "
         f"in {percent(attacked['rate'])} of held-out views {interval(attacked)}; "
@@ -94,7 +94,7 @@ def remarks(metrics: Mapping[str, Any], threat: str | None, *, printed: bool) ->
         said += _doubts(attacked, metrics, threat)
     if attacked and not plain_compares(threat):
         said.append(
-            "Grey and random in place of it hide the whole sign, beyond what it may change: they are no controls here."
+            "Plain or random colours in its place hide the whole sign, beyond what it may change: no controls here."
         )
     if attacked and not printed:
         said.append("This is a digital perturbation of the photograph itself: no printer can make it.")
@@ -105,7 +105,7 @@ def _doubts(attacked: RateJson, metrics: Mapping[str, Any], threat: str | None) 
     said, promise = [], metrics["promise"]
     if no_better_than_plain(metrics, threat):
         said.append(
-            "Here it cannot be told from a grey or random artwork of the same shape: covering the sign may be "
+            "Here it cannot be told from a plain or random artwork of the same shape: covering the sign may be "
             "all that works here. Judge on more views or signs, search longer, or give it another area."
         )
     if promise["ci95"] is not None and promise["ci95"][1] < attacked["ci95"][0]:

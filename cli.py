@@ -18,6 +18,7 @@ from physadv.console import Console
 from physadv.errors import UserError
 from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_sheet
 from physadv.report import compare_reports
+from physadv.report.headline import remarks
 from physadv.runs import run_attack, run_demo, run_evaluate, run_train
 from physadv.targets import list_targets
 from physadv.threats import list_threats
@@ -49,7 +50,7 @@ def command(model: type[Options], **names: str) -> Callable[[Callable[..., None]
 
     def _option(name: str) -> inspect.Parameter:
         field = model.model_fields[name]
-        default = "" if field.default in (None, False) else f" [default: {field.default}]"
+        default = "" if field.default in (None, False) else f" (default: {field.default})"
         kind = field.annotation if "None" in str(field.annotation) else field.annotation | None  # type: ignore[operator]
         flags = [f"--{name.replace('_', '-')}"]
         option = typer.Option(*flags, help=f"{field.description}{default}", show_default=False)
@@ -142,7 +143,7 @@ def print_(
     width_mm: Annotated[float | None, typer.Option(help="Width of --image on paper.")] = None,
     paper: Annotated[str, typer.Option(help="a4, a3, letter or WxHmm.")] = "a4",
     dpi: Annotated[int, typer.Option(help="Dots per inch.")] = 300,
-    tags: Annotated[bool, typer.Option(help="Corner tags, which `capture` needs.")] = True,
+    tags: Annotated[bool, typer.Option(help="Corner tags, by which a photograph of the sheet is measured.")] = True,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder for sheet.pdf; default: the artwork's.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier sheet.")] = False,
 ) -> None:
@@ -164,7 +165,7 @@ def report(
     """Put runs side by side: `report --compare RUN RUN`."""
     if not compare:
         raise UserError("Every run has its own report.html; to put several side by side, add --compare.")
-    check_free(output, overwrite=overwrite)
+    check_free(output, ".html", overwrite=overwrite)
     compare_reports(output, runs)
     out.print(f"wrote {output}")
 
@@ -222,15 +223,21 @@ def show_world(
 
 def _show(metrics: dict[str, Any]) -> None:
     """The rates that matter, in one table."""
+    judged = metrics["run"]["scenes"]
+    out.print(
+        f"judged on {judged['spec']}: {', '.join(judged['classes'])}; scenes: {judged['n']}, signs: {judged['groups']}"
+    )
     rows = [("accuracy on clean views", metrics["accuracy"]), ("goal reached without artwork", metrics["clean"])]
     if "attacked" in metrics:
         rows += [("attack success, held-out views", metrics["attacked"])]
         rows += [(f"control: {name} stickers", rate) for name, rate in metrics["controls"].items()]
         if "worst_world" in metrics:
-            rows += [(f"weakest named world: {metrics['worst_world']['world']}", metrics["worst_world"])]
+            rows += [(f"named world where it works least: {metrics['worst_world']['world']}", metrics["worst_world"])]
         rows += [("promise: worlds nobody optimised in", metrics["promise"])]
     world = metrics["world"]
     _table((f"world {world['name']} ({world['hash']})", "rate [95 %]"), [(name, _percent(rate)) for name, rate in rows])
+    for remark in remarks(metrics, metrics["run"]["threat"], printed=metrics["run"]["printed"]):
+        out.print(f"note: {remark}")
 
 
 def _percent(rate: dict[str, Any]) -> str:

@@ -77,9 +77,7 @@ class SearchOptions(SceneOptions):
 class AttackOptions(SearchOptions):
     """Find an artwork."""
 
-    threat: str = Field(
-        "stickers:two-bars", description="stickers, patch:80mm, patch:10%, ring:4%, poster:0.3, linf:8/255 ..."
-    )
+    threat: str = Field("stickers", description="stickers, patch:80mm, patch:10%, ring:4%, poster:0.3, linf:8/255 ...")
     judge: str | None = Field(None, description="Other scenes to judge on; otherwise held-out views of the same.")
     judge_backgrounds: Path | None = Field(None, description="Other pictures to stage the judged signs over.")
     resume: bool = Field(False, description="Continue from the checkpoint in --out.")
@@ -138,4 +136,4 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold keys and values, such as `steps: 400`.")
-    return content
+    return {str(key).replace("-", "_"): value for key, value in content.items()}

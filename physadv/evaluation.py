@@ -78,7 +78,7 @@ def evaluate(
     worlds = world_names() if worlds is None else worlds
     seed = derive(seed, "judge")
     with frozen(target.module):
-        report(f"{world.name}: clean, artwork, controls")
+        report(f"{world.name}: clean" + (", artwork, controls" if artwork is not None else ""))
         held_out = HeldOut(target, scenes, world, views, seed, threat)
         verdict = _judge(held_out, artwork, controls=True)
         elsewhere = {}

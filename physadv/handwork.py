@@ -37,12 +37,13 @@ def apply_artwork(
     overwrite: bool,
 ) -> None:
     """The artwork on the quad of a photograph, or on a sign's face, as a PNG."""
-    check_free(path, overwrite=overwrite)
+    check_free(path, ".png", overwrite=overwrite)
     if quad is not None and image is None:
         raise UserError("--quad says where the face is in --image FILE: give both or none.")
     artwork = _printable(load_artwork(folder))
     if image is None:
         faces = staged(face, backgrounds=None, label=label, face_mm=face_mm).faces
+        check_on_face(artwork, faces.size_mm)
         picture = torch.nn.functional.interpolate(faces.images[:1], FACE_PX, mode="bicubic", antialias=True).clamp(0, 1)
         surface = torch.diag(torch.tensor([FACE_PX / faces.size_mm[0, 0], FACE_PX / faces.size_mm[0, 1], 1.0]))
         result = torch.cat([paste(picture[:, :3], surface, artwork), picture[:, 3:]], 1)
@@ -56,7 +57,9 @@ def _on_photograph(
 ) -> Float[Tensor, "1 3 h w"]:
     if quad is None:
         raise UserError("--image needs --quad: the four corners of the sign's face in px, 'x,y x,y x,y x,y'.")
-    width_mm, height_mm = _face_size_mm(label, face_mm).tolist()
+    size_mm = _face_size_mm(label, face_mm)
+    check_on_face(artwork, size_mm[None])
+    width_mm, height_mm = size_mm.tolist()
     (shot,) = photo(image, quad=parse_quad(quad), label=label or "sign")
     corners_mm = torch.tensor([[[0.0, 0.0], [width_mm, 0.0], [width_mm, height_mm], [0.0, height_mm]]])
     surface = get_perspective_transform(corners_mm, torch.tensor(shot.quad).reshape(1, 4, 2))
@@ -174,7 +177,7 @@ def contact_sheet(
     columns: int = 12,
 ) -> None:
     """Photographs of a world in rows, as a PNG; with an artwork (the first of several), each row again with it on."""
-    check_free(path, overwrite=overwrite)
+    check_free(path, ".png", overwrite=overwrite)
     if views < 1:
         raise UserError(f"--views is {views}; give at least 1.")
     world = load_world(name)
@@ -201,7 +204,17 @@ def _printable(artwork: Artwork) -> Artwork:
     return artwork
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """UserError: the file exists, and may not be replaced."""
+def check_on_face(artwork: Artwork, size_mm: Float[Tensor, "n 2"]) -> None:
+    """UserError: the artwork's box and a face have nothing in common, so that every figure would be of a bare sign."""
+    place = artwork.place_mm.to(size_mm)
+    if bool(((place[:, 2:] <= 0) | (place[:, :2] >= size_mm.amin(0))).any()):
+        x, y = place[0, :2].tolist()
+        raise UserError(f"The artwork lies off the sign (its corner is at x {x:g}, y {y:g} mm); give it another place.")
+
+
+def check_free(path: Path, suffix: str, *, overwrite: bool) -> None:
+    """UserError: the file is called otherwise, or exists and may not be replaced."""
+    if path.suffix.lower() != suffix:
+        raise UserError(f"{path} is to hold what is written here, a {suffix} file; choose such a name for --out.")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; add --overwrite or choose another --out.")

@@ -15,7 +15,7 @@ from physadv.console import Console
 from physadv.errors import UserError
 from physadv.evaluation import Evaluation, accuracy, evaluate
 from physadv.files import prepare_folder, write_json
-from physadv.handwork import print_sheet
+from physadv.handwork import check_on_face, print_sheet
 from physadv.heldout import truth_of
 from physadv.objectives import check_goal, parse_goal
 from physadv.report import write_report
@@ -38,13 +38,17 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
     goal = parse_goal(options.goal, target.classes)
     threat, fits = _threat(options.threat, options, scenes), None
     if options.judge:
-        judged = _scenes(options, options.judge, options.judge_backgrounds or options.backgrounds).to(options.device)
+        judged = _scenes(
+            options.model_copy(update={"limit": None}), options.judge, options.judge_backgrounds or options.backgrounds
+        ).to(options.device)
         check_goal(goal, truth_of(judged, target.classes))
         fits = _elsewhere(threat, options, judged, target)
     elif options.judge_backgrounds:
         judged = _scenes(options, options.scenes, options.judge_backgrounds).to(options.device)
     settings = options.settings()
     check(target, scenes, threat, world=world, settings=settings, seed=options.seed)
+    if options.resume and not options.out.is_dir():
+        raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
     out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
     found = attack(
         target,
@@ -76,6 +80,7 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     if options.artwork:
         artwork = load_artwork(options.artwork).to(options.device)
         threat, artwork = _refit(artwork, scenes)
+        check_on_face(artwork, scenes.faces.size_mm[scenes.face])
     if options.attack:
         threat = _threat(options.attack, options, scenes)
         check(target, searched, threat, world=world, settings=settings, seed=options.seed)
@@ -227,7 +232,7 @@ def _finish(
         artwork = replace(artwork, record=dict(artwork.record) | record)
         artwork.save(out)
     write_json(out / "metrics.json", metrics)
-    title = f"{target.name} · {options.scenes} · {run['threat'] or 'clean'}"
+    title = f"{target.name} · {run['scenes']['spec']} · {run['threat'] or 'clean'}"
     write_report(out / "report.html", title=title, evaluation=result, artwork=artwork, history=history, run=run)
     return metrics
 
@@ -244,7 +249,6 @@ def _description(
     share = None
     if artwork is not None:
         share = float(covered_share(artwork, scenes.faces.area_mm2[scenes.face][: len(artwork.place_mm)]).mean())
-    threat = getattr(options, "threat", None) or getattr(options, "attack", None)
     return {
         "command": command,
         "config": options.model_dump(mode="json", exclude={"out", "overwrite", "resume"}),
@@ -255,12 +259,13 @@ def _description(
             "groups": len(set(scenes.groups)),
             "classes": sorted({scenes.classes[int(label)] for label in scenes.labels}),
         },
-        "threat": threat or (str(artwork.record.get("threat", "imported")) if artwork is not None else None),
+        "threat": None if artwork is None else str(artwork.record.get("threat", "imported")),
         "goal": options.goal,
         "world": result.metrics["world"],
         "seed": options.seed,
         "seconds": found.seconds if found else None,
         "covered_share": share,
+        "printed": artwork is None or artwork.printed,
         "versions": {
             "physadv": __version__,
             "torch": version("torch"),

@@ -48,7 +48,7 @@ RED, GREY, PALE, WHITE = (200, 30, 30), (110, 110, 110), (190, 190, 190), (255, 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 CUT = ("Cut along the thin line.",)
 JOIN = (
-    "Trim each sheet at the dashed line on its left and top; lay it over its neighbour's strip, cross on cross.",
+    "Trim a sheet at the dashed line on its left or top, if it has one; lay it over its neighbour, cross on cross.",
     "Join the sheets of a row, then the rows; last, cut out the whole piece along the thin line.",
 )
 
@@ -299,10 +299,11 @@ def _draw_tile(pdf: FPDF, sheet: Sheet, tile: Tile, part: _Part) -> None:
 
 
 def _label(tile: Tile, piece: Piece) -> str:
-    if piece.rows * piece.columns > 1:
-        return f"Piece {piece.number} · row {tile.row} of {piece.rows}, column {tile.column} of {piece.columns}"
     x, y, right, bottom = (round(edge, 1) for edge in piece.place_mm)
-    return f"Piece {piece.number} · {round(right - x, 1):g} × {round(bottom - y, 1):g} at x {x:g}, y {y:g}"
+    whole = f"Piece {piece.number} · {round(right - x, 1):g} × {round(bottom - y, 1):g} at x {x:g}, y {y:g}"
+    if piece.rows * piece.columns == 1:
+        return whole
+    return f"{whole} · row {tile.row} of {piece.rows}, column {tile.column} of {piece.columns}"
 
 
 def _raster(part: _Part, box_mm: Box, dpi: int) -> tuple[Image.Image, Box]:

@@ -67,7 +67,7 @@ def list_targets() -> tuple[tuple[str, str], ...]:
         *shipped,
         (EXAMPLES["python"], "your own torch module: FACTORY() returns it"),
         (EXAMPLES["export"], "a program saved with torch.export.save"),
-        (EXAMPLES["safetensors"], "weights that physadv saved, for instance by `physadv harden`"),
+        (EXAMPLES["safetensors"], "weights that physadv saved, for instance by `physadv train`"),
     )
 
 

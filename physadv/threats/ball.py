@@ -46,7 +46,7 @@ class L2:
 
 def _on_photographs(name: str, ball: FeasibleSet, scenes: Scenes) -> Printed:
     if scenes.staged:
-        raise UserError(f"{name} changes a photograph, and staged signs have none: use poster:8/255, or photographs.")
+        raise UserError(f"{name} changes a photograph, and staged signs have none: use poster:0.3, or photographs.")
     alpha = torch.ones_like(scenes.images[:1, :1])
     return Printed(name, ball, alpha, canvas_place_mm(scenes), per_image=True)
 
@@ -66,7 +66,7 @@ def canvas_place_mm(scenes: Scenes) -> Float[Tensor, "b 4"]:
     if not bool((miss_px <= _TOLERANCE_PX).all()):
         row = int((miss_px > _TOLERANCE_PX).nonzero()[0])
         raise UserError(
-            f"{scenes.names[row]} shows its sign at an angle, but norm balls need upright signs: use poster:8/255."
+            f"{scenes.names[row]} shows its sign at an angle, but norm balls need upright signs: use poster:0.3."
         )
     return torch.stack([x0, y0, x1, y1], 1).float()
 

@@ -47,7 +47,7 @@ def list_threats() -> tuple[ThreatRow, ...]:
             "patch", "patch:80mm@300,450", "one patch: 80mm, 60x40mm, 10% of the face; :circle; @x,y mm or @random"
         ),
         ThreatRow("ring", "ring:4%", "an even band along the inside of the outline, as a share of the face"),
-        ThreatRow("poster", "poster:8/255", f"the whole face, each colour changed by at most this ({_POSTER_DEFAULT})"),
+        ThreatRow("poster", "poster:0.3", f"the whole face, each colour changed by at most this ({_POSTER_DEFAULT})"),
         ThreatRow("linf", "linf:8/255", "the photograph itself, each value changed by at most this much (digital)"),
         ThreatRow("l2", "l2:0.5", "the photograph itself, changed by at most this Euclidean norm (digital)"),
     )

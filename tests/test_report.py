@@ -318,6 +318,8 @@ def test_headlines_of_failures():
     assert plain.startswith(
         "No sticker of this kind was found that does clearly better than a plain one: this sticker makes"
     )
+    given = says(figures(0, 100, grey=0, random=0), searched=False)
+    assert given.startswith("This sticker does not make T misread the stop sign")
     no_promise = figures(93, 100) | {"promise": rate(0, 0)}
     assert "promise in unseen worlds no cases;" in says(no_promise)
 

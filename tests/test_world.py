@@ -647,3 +647,11 @@ def test_a_bad_world_file_is_one_clear_sentence(content: str, sentence: str, tmp
 def test_an_unknown_world_names_the_nearest(spec: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         load_world(spec)
+
+
+def test_a_camera_inside_the_sign_is_refused():
+    world = World("near", (Stages(view=(Pinhole(distance_m=(0.2, 0.2)),)),))
+    large = scenes(1, staged=True)
+    large = replace(large, faces=replace(large.faces, size_mm=torch.full_like(large.faces.size_mm, 900.0)))
+    with pytest.raises(UserError, match="raise distance_m"):
+        world.photograph(None, large, world.draw([0], seed=0), frame=FRAME)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from physadv.errors import UserError
 from physadv.transforms.base import Params, Range, between, check_spans
 from physadv.transforms.warp import Homography, pinhole, scaling, translation
 
@@ -40,7 +41,11 @@ class Pinhole:
         }
 
     def homography(self, params: Params, size_mm: Float[Tensor, "n 2"]) -> Homography:
-        """Surface mm -> sensor px."""
+        """Surface mm -> sensor px. UserError: the sign would reach behind the camera."""
+        if bool((params["distance_m"] * 1000 <= size_mm.norm(dim=1) / 2).any()):
+            raise UserError(
+                "A camera of this world would touch the sign; raise distance_m under view: pinhole."
+            )
         return pinhole(**params) @ translation(-size_mm / 2)
 
 

@@ -19,12 +19,19 @@ class Subject:
     threat: str | None
     goal: str
     artworks: int = 1
+    searched: bool = True  # by this run; else the artwork was given
 
     @property
     def deed(self) -> str:
         """`misread the stop sign`, `read the stop sign as yield`."""
         wanted = goal_class(self.goal)
         return f"misread {signs(self.classes)}" if wanted is None else f"read {signs(self.classes)} as {wanted}"
+
+    def verdict(self, found: str, given: str) -> str:
+        """The start of a sentence on what it does not do."""
+        if self.searched:
+            return f"No {self.thing} of this kind was found that {found}"
+        return f"This {self.thing} does not {given}"
 
     @property
     def thing(self) -> str:
@@ -45,12 +52,12 @@ def headline(metrics: Mapping[str, Any], subject: Subject) -> str:
         )
     if not attacked["k"]:
         return (
-            f"No {subject.thing} of this kind was found that makes {subject.target} {subject.deed}: "
+            f"{subject.verdict('makes', 'make')} {subject.target} {subject.deed}: "
             f"none of {attacked['n']} held-out views {interval(attacked)}."
         )
     success = _success(metrics, subject)
     if no_better_than_plain(metrics, subject.threat):
-        return f"No {subject.thing} of this kind was found that does clearly better than a plain one: {success}"
+        return f"{subject.verdict('does', 'do')} clearly better than a plain one: {success}"
     return success[0].upper() + success[1:]
 
 

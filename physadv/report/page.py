@@ -31,7 +31,7 @@ def write_report(
     scenes = verdict.held_out.scenes
     classes = list(dict.fromkeys(scenes.classes[int(label)] for label in scenes.labels))
     count = 1 if artwork is None else len(artwork)
-    subject = Subject(run["target"]["name"], classes, run["threat"], run["goal"], count)
+    subject = Subject(run["target"]["name"], classes, run["threat"], run["goal"], count, searched=bool(history))
     context = {
         "title": title,
         "headline": headline(metrics, subject),

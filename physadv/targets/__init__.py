@@ -1,6 +1,6 @@
 """f: the target. A classifier with its normalisation inside, frozen while it is attacked, loaded from `kind:rest`."""
 
-from physadv.targets.base import Classifier, Frame, check_logits, frozen, looks_like_softmax, weights_hash
+from physadv.targets.base import Classifier, Frame, check_logits, frozen, weights_hash
 from physadv.targets.fake import FakeTarget, blind_classifier, fake_classifier
 from physadv.targets.models import ARCHITECTURES, build, read_classifier, save_classifier
 from physadv.targets.spec import align_labels, list_targets, load_target
@@ -18,7 +18,6 @@ __all__ = [
     "frozen",
     "list_targets",
     "load_target",
-    "looks_like_softmax",
     "read_classifier",
     "save_classifier",
     "weights_hash",

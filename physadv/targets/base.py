@@ -157,9 +157,3 @@ def one_line(error: BaseException) -> str:
     """Kind and message of somebody else's exception, short enough for one sentence."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-def looks_like_softmax(logits: Float[Tensor, "n c"]) -> bool:
-    """Whether every row is a probability vector: it works, but its gradients vanish where it is sure."""
-    sums_to_one = torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3)
-    return bool((logits >= 0).all()) and sums_to_one

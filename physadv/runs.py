@@ -1,7 +1,7 @@
 """What each command does, from options to files. The command line calls these and prints what they return."""
 
 import platform
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
     fits = fits or threat
     artwork = found.artwork.at(fits.artwork(found.artwork.rgb).place_mm)
     result = _evaluate(options, target, judged, artwork, world, fits, console)
-    return _finish(options, out, command, target, judged, artwork, result, found)
+    return _finish(_Outcome(options, command, target, judged, artwork, result, found), out)
 
 
 def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         found = attack_each(target, searched, threat, seed=options.seed, **how)
         artwork = found.artwork
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
-    return _finish(options, out, command, target, scenes, artwork, result, found)
+    return _finish(_Outcome(options, command, target, scenes, artwork, result, found), out)
 
 
 def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
@@ -213,46 +213,48 @@ def _evaluate(
         return evaluate(target, scenes, artwork, threat=threat, report=say, **how)
 
 
-def _finish(
-    options: SearchOptions,
-    out: Path,
-    command: str,
-    target: Classifier,
-    scenes: Scenes,
-    artwork: Artwork | None,
-    result: Evaluation,
-    found: Attacked | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Outcome:
+    """A run that is over: what was asked, what was judged, what was found."""
+
+    options: SearchOptions
+    command: str
+    target: Classifier
+    scenes: Scenes
+    artwork: Artwork | None
+    result: Evaluation
+    found: Attacked | None
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        return list(self.found.history) if self.found else []
+
+
+def _finish(outcome: _Outcome, out: Path) -> dict[str, Any]:
     """Write what was found: the artwork with its record, metrics.json, report.html."""
-    history = list(found.history) if found else []
-    run = _description(options, command, target, scenes, artwork, result, found)
-    metrics = result.metrics | {"run": run, "history": history}
-    if artwork is not None and found is not None:
-        record = {"threat": run["threat"], "scenes": list(scenes.names), "run": run, "metrics": result.metrics}
+    run, artwork, result = _description(outcome), outcome.artwork, outcome.result
+    metrics = result.metrics | {"run": run, "history": outcome.history}
+    if artwork is not None and outcome.found is not None:
+        names = list(outcome.scenes.names)
+        record = {"threat": run["threat"], "scenes": names, "run": run, "metrics": result.metrics}
         artwork = replace(artwork, record=dict(artwork.record) | record)
         artwork.save(out)
     write_json(out / "metrics.json", metrics)
-    title = f"{target.name} · {run['scenes']['spec']} · {run['threat'] or 'clean'}"
-    write_report(out / "report.html", title=title, evaluation=result, artwork=artwork, history=history, run=run)
+    title = f"{outcome.target.name} · {run['scenes']['spec']} · {run['threat'] or 'clean'}"
+    page = out / "report.html"
+    write_report(page, title=title, evaluation=result, artwork=artwork, history=outcome.history, run=run)
     return metrics
 
 
-def _description(
-    options: SearchOptions,
-    command: str,
-    target: Classifier,
-    scenes: Scenes,
-    artwork: Artwork | None,
-    result: Evaluation,
-    found: Attacked | None,
-) -> dict[str, Any]:
-    share = None
+def _description(outcome: _Outcome) -> dict[str, Any]:
+    """`run` of docs/metrics.md."""
+    options, scenes, artwork, share = outcome.options, outcome.scenes, outcome.artwork, None
     if artwork is not None:
         share = float(covered_share(artwork, scenes.faces.area_mm2[scenes.face][: len(artwork.place_mm)]).mean())
     return {
-        "command": command,
+        "command": outcome.command,
         "config": options.model_dump(mode="json", exclude={"out", "overwrite", "resume"}),
-        "target": {"name": target.name, "weights_hash": target.weights_hash},
+        "target": {"name": outcome.target.name, "weights_hash": outcome.target.weights_hash},
         "scenes": {
             "spec": getattr(options, "judge", None) or options.scenes,
             "n": len(scenes),
@@ -261,9 +263,9 @@ def _description(
         },
         "threat": None if artwork is None else str(artwork.record.get("threat", "imported")),
         "goal": options.goal,
-        "world": result.metrics["world"],
+        "world": outcome.result.metrics["world"],
         "seed": options.seed,
-        "seconds": found.seconds if found else None,
+        "seconds": outcome.found.seconds if outcome.found else None,
         "covered_share": share,
         "printed": artwork is None or artwork.printed,
         "versions": {

@@ -36,7 +36,7 @@ app.add_typer(worlds_app, name="worlds")
 out = Rich(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 500)
 
 
-def command(model: type[Options], **names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(model: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of `model`, and --config."""
 
     def register(function: Callable[[Any], None]) -> Callable[..., None]:
@@ -45,7 +45,7 @@ def command(model: type[Options], **names: str) -> Callable[[Callable[..., None]
 
         run.__doc__ = function.__doc__
         run.__signature__ = inspect.Signature([_config(), *map(_option, model.model_fields)])  # type: ignore[attr-defined]
-        app.command(names.get("name", function.__name__))(run)
+        app.command(function.__name__)(run)
         return run
 
     def _option(name: str) -> inspect.Parameter:

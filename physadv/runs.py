@@ -36,7 +36,7 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
     """Search, judge, save: artwork, metrics.json, report.html."""
     target, world, scenes, judged = _load(options)
     goal = parse_goal(options.goal, target.classes)
-    threat, fits = _threat(options.threat, options, scenes), None
+    threat = fits = _threat(options.threat, options, scenes)
     if options.judge:
         judged = _scenes(
             options.model_copy(update={"limit": None}), options.judge, options.judge_backgrounds or options.backgrounds
@@ -61,7 +61,6 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
         resume=options.resume,
         report=console.attack,
     )
-    fits = fits or threat
     artwork = found.artwork.at(fits.artwork(found.artwork.rgb).place_mm)
     result = _evaluate(options, target, judged, artwork, world, fits, console)
     return _finish(_Outcome(options, command, target, judged, artwork, result, found), out)

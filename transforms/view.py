@@ -43,9 +43,7 @@ class Pinhole:
     def homography(self, params: Params, size_mm: Float[Tensor, "n 2"]) -> Homography:
         """Surface mm -> sensor px. UserError: the sign would reach behind the camera."""
         if bool((params["distance_m"] * 1000 <= size_mm.norm(dim=1) / 2).any()):
-            raise UserError(
-                "A camera of this world would touch the sign; raise distance_m under view: pinhole."
-            )
+            raise UserError("A camera of this world would touch the sign; raise distance_m under view: pinhole.")
         return pinhole(**params) @ translation(-size_mm / 2)
 
 

@@ -1,4 +1,4 @@
-"""The command line: options in, files and a short answer out. What commands do is in `physadv/runs.py`."""
+"""The command line: options in, files and a short answer out. What commands do is in `physadv/runs`."""
 
 import inspect
 import shlex

@@ -1,4 +1,4 @@
-"""What each command does, from options to files. The command line calls these and prints what they return."""
+"""`physadv attack`, `evaluate` and `demo`: search, judge, save."""
 
 import platform
 from dataclasses import dataclass, replace
@@ -6,27 +6,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from physadv import __version__
 from physadv.attacks import Attacked, attack, attack_each, check
-from physadv.config import AttackOptions, EvaluateOptions, SceneOptions, SearchOptions, TrainOptions
+from physadv.config import AttackOptions, EvaluateOptions, SearchOptions
 from physadv.console import Console
 from physadv.errors import UserError
-from physadv.evaluation import Evaluation, accuracy, evaluate
+from physadv.evaluation import Evaluation, evaluate
 from physadv.files import prepare_folder, write_json
 from physadv.handwork import check_on_face, print_sheet
 from physadv.heldout import truth_of
 from physadv.objectives import check_goal, parse_goal
 from physadv.report import write_report
-from physadv.scenes import Scenes, load_scenes
-from physadv.scenes.photo import parse_quad
-from physadv.targets import Classifier, load_target
-from physadv.targets.models import save_classifier
+from physadv.runs.shared import load_all, scenes_of, threat_of
+from physadv.scenes import Scenes
+from physadv.targets import Classifier
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
 from physadv.threats.base import Threat
-from physadv.training import Recipe, check_sources, train
-from physadv.transforms.world import World, load_world, world_names
+from physadv.transforms.world import World
 
 JUDGED_VIEWS = 200
 DEMO: dict[str, Any] = {"goal": "class:speed-limit-50"}
@@ -34,17 +30,17 @@ DEMO: dict[str, Any] = {"goal": "class:speed-limit-50"}
 
 def run_attack(options: AttackOptions, *, command: str, console: Console) -> dict[str, Any]:
     """Search, judge, save: artwork, metrics.json, report.html."""
-    target, world, scenes, judged = _load(options)
+    target, world, scenes, judged = load_all(options)
     goal = parse_goal(options.goal, target.classes)
-    threat = fits = _threat(options.threat, options, scenes)
+    threat = fits = threat_of(options.threat, options, scenes)
     if options.judge:
-        judged = _scenes(
+        judged = scenes_of(
             options.model_copy(update={"limit": None}), options.judge, options.judge_backgrounds or options.backgrounds
         ).to(options.device)
         check_goal(goal, truth_of(judged, target.classes))
         fits = _elsewhere(threat, options, judged, target)
     elif options.judge_backgrounds:
-        judged = _scenes(options, options.scenes, options.judge_backgrounds).to(options.device)
+        judged = scenes_of(options, options.scenes, options.judge_backgrounds).to(options.device)
     settings = options.settings()
     check(target, scenes, threat, world=world, settings=settings, seed=options.seed)
     if options.resume and not options.out.is_dir():
@@ -72,7 +68,7 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         raise UserError("--artwork judges what is there and --attack makes something new: give one of them.")
     if options.artwork and options.artwork.resolve() == options.out.resolve():
         raise UserError(f"{options.out} holds the artwork itself; choose another --out for its figures.")
-    target, world, searched, scenes = _load(options)
+    target, world, searched, scenes = load_all(options)
     check_goal(parse_goal(options.goal, target.classes), truth_of(scenes, target.classes))
     settings = options.settings(per_scene=True)
     artwork, found, threat = None, None, None
@@ -81,7 +77,7 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         threat, artwork = _refit(artwork, scenes)
         check_on_face(artwork, scenes.faces.size_mm[scenes.face])
     if options.attack:
-        threat = _threat(options.attack, options, scenes)
+        threat = threat_of(options.attack, options, scenes)
         check(target, searched, threat, world=world, settings=settings, seed=options.seed)
     out = prepare_folder(options.out, overwrite=options.overwrite)
     if options.attack and threat:
@@ -92,41 +88,6 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     return _finish(_Outcome(options, command, target, scenes, artwork, result, found), out)
 
 
-def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
-    """Train, report the accuracy in every named world, save the weights."""
-    _check_device(options.device)
-    world = load_world(options.world)
-    photographs = _scenes(options, options.scenes, options.backgrounds)
-    staged = None
-    if options.staged not in (None, "none") and not photographs.staged:
-        staged = load_scenes(str(options.staged), backgrounds=options.backgrounds)
-    sources = [one.to(options.device) for one in (photographs, staged) if one is not None]
-    judged = {} if options.judge is None else {"photographs": load_scenes(options.judge).to(options.device)}
-    check_sources(options.arch, sources, [*judged.values()])
-    out = prepare_folder(options.out, overwrite=options.overwrite)
-    recipe = Recipe(epochs=options.epochs, batch=options.batch, learning_rate=options.learning_rate)
-    target = train(
-        options.arch,
-        sources,
-        world=world,
-        context=options.context,
-        recipe=recipe,
-        seed=options.seed,
-        report=console.training,
-    )
-    if staged is not None:
-        judged["staged faces"] = sources[-1]
-    worlds = ["digital", *world_names(), "promise"]
-    metrics = {
-        name: {where: accuracy(target, scenes, load_world(where), seed=options.seed).to_json() for where in worlds}
-        for name, scenes in judged.items()
-    }
-    record = {"options": options.model_dump(mode="json", exclude={"out"}), "world": world.hash, "accuracy": metrics}
-    save_classifier(out, target, options.arch, record)
-    write_json(out / "metrics.json", record)
-    return metrics
-
-
 def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str, console: Console) -> dict[str, Any]:
     """Attack the shipped victim's stop sign, judge the artwork everywhere, print it."""
     options = AttackOptions(out=out, seed=seed, device=device, overwrite=overwrite, **DEMO)
@@ -135,48 +96,12 @@ def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str
     return metrics
 
 
-def _check_device(device: str) -> None:
-    """UserError: not cpu, and no such GPU."""
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if device not in ("cpu", *gpus, *("cuda" for _ in gpus)):
-        raise UserError(f"The device {device!r} is not there; use --device cpu.")
-
-
-def _load(options: SearchOptions) -> tuple[Classifier, World, Scenes, Scenes]:
-    """Target, world, the scenes to search on and those to judge on: the same signs before other backgrounds."""
-    _check_device(options.device)
-    world = load_world(options.world)
-    target = load_target(options.target, device=options.device)
-    scenes = _scenes(options, options.scenes, options.backgrounds).to(options.device)
-    if scenes.backgrounds is None or len(scenes.backgrounds) < 2:
-        return target, world, scenes, scenes
-    searched, judged = (replace(scenes, backgrounds=scenes.backgrounds[start::2]) for start in (0, 1))
-    return target, world, searched, judged
-
-
-def _scenes(options: SceneOptions, spec: str, backgrounds: Path | None) -> Scenes:
-    return load_scenes(
-        spec,
-        classes=options.classes,
-        limit=options.limit,
-        backgrounds=backgrounds if "staged:" in spec else None,
-        quad=parse_quad(options.quad) if "photo:" in spec else None,
-        label=options.label,
-        face_mm=options.face_mm,
-    )
-
-
-def _threat(text: str, options: SearchOptions, scenes: Scenes) -> Threat:
-    how: dict[str, Any] = {"mask": options.mask, "palette": options.palette, "resolution_px": options.resolution_px}
-    return load_threat(text, scenes, seed=options.seed, **how)
-
-
 def _elsewhere(threat: Threat, options: AttackOptions, judged: Scenes, target: Classifier) -> Threat:
     """The threat on the signs that judge."""
     if threat.per_image:
         raise UserError(f"{threat.name} changes one photograph, which no other can wear: leave --judge out.")
     truth_of(judged, target.classes)
-    return _threat(options.threat, options, judged)
+    return threat_of(options.threat, options, judged)
 
 
 def _refit(artwork: Artwork, scenes: Scenes) -> tuple[Threat | None, Artwork]:

@@ -1,0 +1,6 @@
+"""What each command does, from options to files. The command line calls these and prints what they return."""
+
+from physadv.runs.attack import run_attack, run_demo, run_evaluate
+from physadv.runs.train import run_train
+
+__all__ = ["run_attack", "run_demo", "run_evaluate", "run_train"]

@@ -32,7 +32,7 @@ from physadv.transforms.light import Exposure, Temperature
 from physadv.transforms.print import Ink
 from physadv.transforms.stages import Stages, derive
 from physadv.transforms.view import Backdrop, Pinhole
-from physadv.transforms.world import DIGITAL, World, load_world
+from physadv.transforms.world import DIGITAL, Shots, World, load_world
 
 ROOT = Path(__file__).parents[1]
 FRAME = Frame(32, 0.1)
@@ -307,9 +307,9 @@ def test_held_out_draws_are_not_those_of_the_search():
     seeds = []
 
     class Listening(World):
-        def draw(self, views, *, seed):
+        def draw(self, views, *, seed, paired=False):
             seeds.append((seed, tuple(views)))
-            return super().draw(views, seed=seed)
+            return super().draw(views, seed=seed, paired=paired)
 
     find(world=Listening(ROAD.name, ROAD.components))
     judged = [views for seed, views in seeds if seed == derive(0, "held-out")]
@@ -457,14 +457,15 @@ def test_one_artwork_serves_several_scenes_that_take_turns():
 
 def test_a_roaming_patch_lies_elsewhere_in_every_view(monkeypatch: pytest.MonkeyPatch):
     places = []
-    photograph = World.photograph
+    photograph = Shots.photograph
 
-    def listen(world, artwork, scenes, views, *, frame):
+    def listen(shots, artwork):
         places.append(artwork.place_mm)
-        return photograph(world, artwork, scenes, views, frame=frame)
+        return photograph(shots, artwork)
 
-    monkeypatch.setattr(World, "photograph", listen)
+    monkeypatch.setattr(Shots, "photograph", listen)
     found = find(threat="patch:150mm@random", steps=4)
+    places = [place for place in places if len(place) == 8]  # the held-out views are 24
     assert [len(place) for place in places] == [8] * 4
     assert len(torch.cat(places).unique(dim=0)) == 32, "every view of every step has a place of its own"
     sides_mm = torch.cat(places)[:, 2:] - torch.cat(places)[:, :2]

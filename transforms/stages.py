@@ -107,10 +107,10 @@ def _move(params: Params, device: torch.device) -> Params:
     return {name: value.to(device) for name, value in params.items()}
 
 
-def draw(stages: Stages, views: Sequence[int], *, seed: int) -> Draw:
-    """Parameters of the given views: those of view i depend on (seed, i) alone."""
+def draw(stages: Stages, views: Sequence[int], *, seed: int, paired: bool = False) -> Draw:
+    """Parameters of the given views: those of view i depend on (seed, i) alone. paired: see `World.draw`."""
     # A staged sign always stands before something, also in a world that says nothing of it: the last columns place it.
-    rows = uniforms(views, 2 + stages.dims + view.Backdrop.dims, seed=seed)
+    rows = (antithetic if paired else uniforms)(views, 2 + stages.dims + view.Backdrop.dims, seed=seed)
     params, start = {}, 2
     for transform in stages:
         params[type(transform)] = transform.sample(rows[:, start : start + transform.dims])
@@ -123,6 +123,13 @@ def uniforms(views: Sequence[int], dims: int, *, seed: int) -> Float[Tensor, "n 
     """One row of uniforms per view, made on the CPU from (seed, view) alone."""
     generator = torch.Generator()
     return torch.stack([torch.rand(dims, generator=generator.manual_seed(derive(seed, view))) for view in views])
+
+
+def antithetic(views: Sequence[int], dims: int, *, seed: int) -> Float[Tensor, "n dims"]:
+    """The uniforms of pair i // 2; mirrored, 1 − u, where i is odd (Hammersley & Morton 1956)."""
+    u = uniforms([view // 2 for view in views], dims, seed=seed)
+    odd = torch.tensor([view % 2 == 1 for view in views])[:, None]
+    return torch.where(odd, 1 - u, u)
 
 
 def derive(*parts: int | str) -> int:

@@ -73,14 +73,22 @@ class World:
         content = [[(type(t).__name__, asdict(cast(Any, t))) for t in stages] for stages in self.components]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
-    def draw(self, views: Sequence[int], *, seed: int) -> Views:
-        """What happens in the given views; that of view i depends on (seed, i) alone."""
-        mixed = torch.as_tensor(list(views)) % len(self.components)
+    @property
+    def random(self) -> bool:
+        """Whether two views of a scene can differ."""
+        return len(self.components) > 1 or any(stages.dims for stages in self.components)
+
+    def draw(self, views: Sequence[int], *, seed: int, paired: bool = False) -> Views:
+        """What happens in the given views; that of view i depends on (seed, i) alone.
+
+        paired: views 2i and 2i + 1 are antithetic, the uniforms u of the one and 1 − u of the other.
+        """
+        mixed = torch.as_tensor([view // 2 if paired else view for view in views]) % len(self.components)
         rows = tuple((mixed == part).nonzero()[:, 0] for part in range(len(self.components)))
         parts = [(r, s) for r, s in zip(rows, self.components, strict=True) if len(r)]
         return Views(
             rows=tuple(r for r, _ in parts),
-            draws=tuple(draw(stages, [views[int(i)] for i in r], seed=seed) for r, stages in parts),
+            draws=tuple(draw(stages, [views[int(i)] for i in r], seed=seed, paired=paired) for r, stages in parts),
         )
 
     def prepare(self, scenes: Scenes, views: Views, *, frame: Frame) -> Shots:

@@ -2,9 +2,10 @@
 
 from physadv.objectives.classification import DEFAULT_KAPPA, CrossEntropy, Margin, Objective, make_objective
 from physadv.objectives.expectation import Expectation, parse_expectation
-from physadv.objectives.goals import Goal, check_goal, parse_goal
+from physadv.objectives.goals import ABSTAIN, Goal, check_goal, parse_goal
 
 __all__ = [
+    "ABSTAIN",
     "DEFAULT_KAPPA",
     "CrossEntropy",
     "Expectation",

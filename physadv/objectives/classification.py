@@ -34,7 +34,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """−CE(z, y) untargeted, CE(z, t) targeted."""
+    """−CE(z, y) untargeted, CE(z, t) targeted. To abstain is to be right: its probability counts as the truth's."""
 
     goal: Goal
 
@@ -42,7 +42,7 @@ class CrossEntropy:
         """UserError: NaN among the logits."""
         _check(logits)
         if self.goal.target is None:
-            return -functional.cross_entropy(logits, truth, reduction="none")
+            return logits.gather(1, _right(truth, self.goal)).logsumexp(1) - logits.logsumexp(1)
         return functional.cross_entropy(logits, torch.full_like(truth, self.goal.target), reduction="none")
 
     def success(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
@@ -73,13 +73,20 @@ class Margin:
 def margin(logits: Logits, truth: Truth, goal: Goal) -> Float[Tensor, " n"]:
     """z_y − max_{j≠y} z_j untargeted, max_{j≠t} z_j − z_t targeted: negative where the goal is reached (a tie is not).
 
+    With an answer "I do not know", its logit counts as z_y where it is larger.
     UserError: NaN among the logits.
     """
     _check(logits)
-    row = truth if goal.target is None else torch.full_like(truth, goal.target)
-    own = logits.gather(1, row[:, None])[:, 0]
-    others = logits.scatter(1, row[:, None], -torch.inf).amax(1)
+    rows = _right(truth, goal) if goal.target is None else torch.full_like(truth, goal.target)[:, None]
+    own = logits.gather(1, rows).amax(1)
+    others = logits.scatter(1, rows, -torch.inf).amax(1)
     return own - others if goal.target is None else others - own
+
+
+def _right(truth: Truth, goal: Goal) -> Int[Tensor, "n right"]:
+    """The rows of the answers that are as good as the truth."""
+    rows = truth[:, None]
+    return rows if goal.abstain is None else torch.cat([rows, torch.full_like(rows, goal.abstain)], 1)
 
 
 def make_objective(name: str, goal: Goal, *, kappa: float = DEFAULT_KAPPA) -> Objective:

@@ -9,15 +9,20 @@ from torch import Tensor
 
 from physadv.errors import UserError
 
+ABSTAIN = "abstain"  # the class slug of the answer "I do not know"
 _DETECTION = ("hide", "create", "relabel")
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`target`: the class to be answered (row of classes); None: any but the truth."""
+    """`target`: the class to be answered (row of classes); None: any but the truth.
+
+    abstain: the row of the answer "I do not know" of a target that has one; to give it is as good as to be right.
+    """
 
     name: str
     target: int | None = None
+    abstain: int | None = None
 
 
 def parse_goal(text: str, classes: Sequence[str]) -> Goal:
@@ -26,14 +31,18 @@ def parse_goal(text: str, classes: Sequence[str]) -> Goal:
     if kind in _DETECTION:
         raise UserError(f"The goal {kind!r} needs a detector; with a classifier use untargeted or class:NAME.")
     if kind == "untargeted" and not name:
-        return Goal("untargeted")
+        return Goal("untargeted", abstain=_abstain(classes))
     if kind != "class":
         raise UserError(f"There is no goal {text!r}: use untargeted or class:NAME.")
     if name not in classes:
         near = get_close_matches(name, classes, n=1, cutoff=0)
         hint = f"did you mean {near[0]!r}?" if near else "it has none."
         raise UserError(f"The target knows no class {name!r}: {hint}")
-    return Goal(f"class:{name}", list(classes).index(name))
+    return Goal(f"class:{name}", list(classes).index(name), _abstain(classes))
+
+
+def _abstain(classes: Sequence[str]) -> int | None:
+    return list(classes).index(ABSTAIN) if ABSTAIN in classes else None
 
 
 def check_goal(goal: Goal, truth: Int[Tensor, " b"]) -> None:

@@ -1,6 +1,8 @@
-"""argmin: one step from θ, its gradient and a state that can be saved. No step projects; the threat does."""
+"""argmin: one step from θ in the landscape of the loss."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -14,9 +16,25 @@ State = dict[str, Tensor]
 Schedule = Literal["cosine", "constant"]
 
 
+@dataclass(frozen=True)
+class Landscape:
+    """What one step may ask.
+
+    loss: the expectation over this step's views, penalties included; the same views however often it is asked.
+    project: onto S. progress: the share of all steps that is done. common: the step before had these views, too.
+    generator: for chance of this step alone (CPU).
+    """
+
+    loss: Callable[[Pixels], Float[Tensor, " a"]]
+    project: Callable[[Pixels], Pixels]
+    progress: float
+    common: bool
+    generator: torch.Generator
+
+
 @runtime_checkable
-class Optimiser(Protocol):
-    """Pure: `update` returns new tensors, and the same arguments give the same bits."""
+class Rule(Protocol):
+    """How a gradient becomes a move. Pure: `update` returns new tensors, and the same arguments give the same bits."""
 
     @property
     def step_size(self) -> float: ...
@@ -26,7 +44,28 @@ class Optimiser(Protocol):
         ...
 
     def update(self, theta: Pixels, gradient: Pixels, state: State, *, progress: float) -> tuple[Pixels, State]:
-        """One step down. progress: the share of all steps that is done, in [0, 1]."""
+        """One step down, not yet projected."""
+        ...
+
+
+@runtime_checkable
+class Optimiser(Protocol):
+    """One step in S, from θ and a state that can be saved."""
+
+    @property
+    def gradients(self) -> bool:
+        """Whether it needs the target's gradient; score-only targets have none."""
+        ...
+
+    @property
+    def evaluations(self) -> int:
+        """How often a step asks for the loss: with the views of a step, its price in photographs."""
+        ...
+
+    def init(self, theta: Pixels) -> State: ...
+
+    def step(self, theta: Pixels, landscape: Landscape, state: State) -> tuple[Pixels, State, Float[Tensor, " a"]]:
+        """The next θ in S, the state, and the losses at the θ that was given."""
         ...
 
 

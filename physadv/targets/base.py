@@ -38,13 +38,19 @@ class Frame:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A module that maps sRGB images in [0, 1] to logits, and all that has to be known to feed and name it."""
+    """A module that maps sRGB images in [0, 1] to logits, and all that has to be known to feed and name it.
+
+    differentiable: False where only scores can be had, so that a search has to do without gradients.
+    randomised: the same images get other logits every time.
+    """
 
     module: nn.Module
     classes: tuple[str, ...]
     frame: Frame
     name: str
     weights_hash: str
+    differentiable: bool = True
+    randomised: bool = False
 
     def __post_init__(self) -> None:
         repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})

@@ -18,6 +18,14 @@ Theta = Tensor
 
 
 @dataclass(frozen=True)
+class Ball:
+    """|θ − x| ≤ radius. linf: in colour; l2: the Euclidean length over one whole image."""
+
+    norm: Literal["linf", "l2"]
+    radius: float
+
+
+@dataclass(frozen=True)
 class Artwork:
     """Colours, coverage and place: everything it takes to print or to paste θ, with no model at hand.
 
@@ -105,6 +113,7 @@ class Threat(Protocol):
     """What the adversary may change (S), resolved against the scenes it is meant for.
 
     name: the spec it was made from. per_image: θ belongs to one photograph, and no other can wear it.
+    ball: the norm ball that S is, if it is one: its norm sets the closed form of a step, its radius the length.
     """
 
     @property
@@ -112,6 +121,9 @@ class Threat(Protocol):
 
     @property
     def per_image(self) -> bool: ...
+
+    @property
+    def ball(self) -> Ball | None: ...
 
     def init(self, scenes: Scenes, *, generator: torch.Generator, per_scene: bool = False) -> Theta:
         """A random point of S: one for all scenes, or one per scene."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from physadv.errors import UserError
 from physadv.scenes.base import Scenes
-from physadv.threats.base import Artwork, Theta
+from physadv.threats.base import Artwork, Ball, Theta
 from physadv.threats.sets import FeasibleSet
 
 
@@ -26,6 +26,10 @@ class Printed:
     alpha: Float[Tensor, "masks 1 h w"]
     place_mm: Float[Tensor, "p 4"]
     per_image: bool = False
+
+    @property
+    def ball(self) -> Ball | None:
+        return self.feasible.ball if self.per_image else None
 
     @property
     def size_px(self) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from physadv.threats.base import Ball
+
 Pixels = Float[Tensor, "a 3 h w"]
 
 INK_DARKEST, INK_LIGHTEST = 33 / 255, 222 / 255
@@ -22,6 +24,11 @@ _BISECTIONS = 30
 class FeasibleSet(Protocol):
     @property
     def rows(self) -> int: ...
+
+    @property
+    def ball(self) -> Ball | None:
+        """The norm ball that it is, if it is one."""
+        ...
 
     def take(self, rows: Int[Tensor, " n"]) -> "FeasibleSet": ...
 
@@ -41,6 +48,10 @@ class Box:
     @property
     def rows(self) -> int:
         return 1
+
+    @property
+    def ball(self) -> Ball | None:
+        return None
 
     def take(self, rows: Int[Tensor, " n"]) -> "Box":
         return self
@@ -97,6 +108,10 @@ class LinfBall:
     def rows(self) -> int:
         return len(self.base)
 
+    @property
+    def ball(self) -> Ball:
+        return Ball("linf", self.epsilon)
+
     def take(self, rows: Int[Tensor, " n"]) -> "LinfBall":
         return replace(self, base=_rows(self.base, rows))
 
@@ -122,6 +137,10 @@ class L2Ball:
     @property
     def rows(self) -> int:
         return len(self.base)
+
+    @property
+    def ball(self) -> Ball:
+        return Ball("l2", self.radius)
 
     def take(self, rows: Int[Tensor, " n"]) -> "L2Ball":
         return replace(self, base=_rows(self.base, rows))

@@ -1,0 +1,209 @@
+"""Everything of an attack that does not change while it runs: the loss of θ in any step's views, and its judge."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from physadv.errors import UserError
+from physadv.files import sha256
+from physadv.heldout import HeldOut, truth_of, view_ids
+from physadv.objectives import Expectation, Objective, check_goal, make_objective, parse_expectation, parse_goal
+from physadv.objectives.printability import non_printability, printable_palette, total_variation
+from physadv.optimisers import Optimiser, make_optimiser
+from physadv.optimisers.base import Landscape
+from physadv.scenes.base import Scenes
+from physadv.scenes.canvas import spread
+from physadv.settings import Settings
+from physadv.targets.base import Classifier
+from physadv.threats.base import Artwork, Ball, Theta, Threat
+from physadv.transforms.stages import derive
+from physadv.transforms.world import Shots, World
+
+_CHOOSE = 8  # held-out views of each scene at least, where every scene chooses its own θ
+
+Photographed = Callable[[Artwork, Shots, Int[Tensor, " n"]], Float[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """min over θ of the expected loss. separate: one artwork per scene, each judged on its own views."""
+
+    target: Classifier
+    scenes: Scenes
+    threat: Threat
+    world: World
+    settings: Settings
+    seed: int
+    objective: Objective
+    expectation: Expectation
+    optimiser: Optimiser
+    truth: Int[Tensor, " b"]
+    separate: bool
+    held_out: HeldOut
+
+    def init(self, *, restart: int) -> Theta:
+        generator = torch.Generator().manual_seed(derive(self.seed, "init", restart))
+        return self.threat.init(self.scenes, generator=generator, per_scene=self.settings.per_scene)
+
+    def landscape(self, done: int, resting: Bool[Tensor, " a"], extra: Photographed | None = None) -> Landscape:
+        """The loss in the views of step `done`; artworks that rest have none.
+
+        extra: what every photograph costs beside its loss.
+        """
+        settings = self.settings
+        first = 0 if settings.common else done
+        rows = self._rows(first, resting)
+        views = self.world.draw(
+            self._view_ids(rows, first), seed=derive(self.seed, "attack"), paired=settings.antithetic
+        )
+        places = self.threat.places(views.place(), self.scenes, rows)
+        shots = self.world.prepare(self.scenes.take(rows), views, frame=self.target.frame)
+
+        def loss(theta: Theta) -> Float[Tensor, " a"]:
+            artwork = self.threat.artwork(theta)
+            worn = (artwork.take(rows) if self.separate else artwork).at(places)
+            losses = self.objective.loss(self.target(shots.photograph(worn)), self.truth[rows])
+            losses = losses if extra is None else losses + extra(worn, shots, rows)
+            return self._expected(losses, rows, len(theta)) + self._unprintable(theta)
+
+        return Landscape(
+            loss=loss,
+            project=self.threat.project,
+            progress=done % settings.steps / settings.steps,
+            common=settings.common and done % settings.steps > 0,
+            generator=torch.Generator().manual_seed(derive(self.seed, "step", done)),
+        )
+
+    def photographs(self, resting: Bool[Tensor, " a"]) -> int:
+        """How many the target is shown in one step."""
+        scenes = int((~resting).sum()) if self.separate else self.settings.batch
+        return scenes * self.settings.views * self.optimiser.evaluations
+
+    def _expected(self, losses: Float[Tensor, " n"], rows: Int[Tensor, " n"], artworks: int) -> Float[Tensor, " a"]:
+        if not self.separate:
+            return self.expectation(losses[None])
+        of_scene = self.expectation(losses.unflatten(0, (self.settings.views, -1)).mT)
+        which = rows[: len(of_scene)].to(losses.device)
+        return losses.new_zeros(artworks).index_put((which,), of_scene)
+
+    def _rows(self, done: int, resting: Bool[Tensor, " a"]) -> Int[Tensor, " n"]:
+        """The scene of each photograph of a step: scenes take turns in a shuffled order, each `views` times."""
+        scenes, batch, views = len(self.scenes), self.settings.batch, self.settings.views
+        if self.separate:
+            return (~resting.cpu()).nonzero()[:, 0].repeat(views)
+        first = done * batch
+        rounds = range(first // scenes, (first + batch - 1) // scenes + 1)
+        order = torch.cat([_order(scenes, self.seed, round_) for round_ in rounds])
+        return order[first % scenes :][:batch].repeat(views)
+
+    def _view_ids(self, rows: Int[Tensor, " n"], done: int) -> list[int]:
+        """Numbers of the views of a step. Those of one scene are neighbours where they come in pairs."""
+        views = self.settings.views
+        if self.separate:
+            first = done * len(self.scenes) * views
+            return (first + rows * views + torch.arange(len(rows)) // (len(rows) // views)).tolist()
+        ids = view_ids(torch.arange(self.settings.batch).repeat(views), views)
+        return [done * len(rows) + view for view in (ids if self.settings.antithetic else range(len(rows)))]
+
+    def _unprintable(self, theta: Theta) -> Float[Tensor, " a"]:
+        """The weighted penalties on the artwork itself."""
+        settings, penalty = self.settings, theta.new_zeros(len(theta))
+        if not (settings.tv or settings.nps):
+            return penalty
+        artwork = self.threat.artwork(theta)
+        if settings.tv:
+            penalty = penalty + settings.tv * total_variation(artwork.rgb, artwork.alpha)
+        if settings.nps:
+            penalty = penalty + settings.nps * non_printability(artwork.rgb, artwork.alpha, printable_palette())
+        return penalty
+
+    def judge(self, theta: Theta) -> tuple[Bool[Tensor, "views b"], Float[Tensor, "views b"]]:
+        """Which held-out views are won, and the loss in each; one column where an artwork serves all scenes."""
+        (logits,) = self.held_out.answers(self.threat.artwork(theta).quantised())
+        won = self.objective.success(logits, self.held_out.truth)
+        losses = self.objective.loss(logits, self.held_out.truth)
+        if self.separate:
+            return won.unflatten(0, (self.held_out.views, -1)), losses.unflatten(0, (self.held_out.views, -1))
+        return won[:, None], losses[:, None]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree on to be continued: options, weights, world, signs, and where θ may lie."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "fingerprint"))
+        within = self.threat.artwork(self.threat.init(self.scenes, generator=generator, per_scene=self.separate))
+        scenes, faces = self.scenes, self.scenes.faces
+        tensors = [within.rgb, within.alpha, within.place_mm, scenes.images, scenes.surface, scenes.gain, scenes.bias]
+        tensors += [self.truth, faces.images, faces.size_mm]
+        tensors += [] if scenes.backgrounds is None else [scenes.backgrounds]
+        said: list[Any] = [
+            asdict(self.settings),
+            self.seed,
+            self.threat.name,
+            self.world.hash,
+            self.target.weights_hash,
+            asdict(self.target.frame),
+            self.target.classes,
+        ]
+        said += [list(scenes.names), [sha256(tensor.detach().cpu().numpy().tobytes()) for tensor in tensors]]
+        return sha256(json.dumps(said).encode())[:16]
+
+
+def make_problem(
+    target: Classifier, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int
+) -> Problem:
+    """UserError: a world that only judges, a goal that is there already, a search that needs gradients of scores."""
+    if world.reserved:
+        raise UserError(
+            f"The world {world.name!r} only judges: an attack that optimises in it would spoil the promise; choose "
+            "another --world."
+        )
+    goal = parse_goal(settings.goal, target.classes)
+    truth = truth_of(scenes, target.classes)
+    check_goal(goal, truth)
+    optimiser = _optimiser(settings, threat.ball)
+    if optimiser.gradients and not target.differentiable:
+        raise UserError(f"{target.name} gives scores and no gradients: use --optimiser random-search, spsa or nes.")
+    separate = settings.per_scene or threat.per_image
+    return Problem(
+        target=target,
+        scenes=scenes,
+        threat=threat,
+        world=world,
+        settings=settings,
+        seed=seed,
+        objective=make_objective(settings.objective, goal, kappa=settings.kappa),
+        expectation=parse_expectation(settings.expectation),
+        optimiser=optimiser,
+        truth=truth,
+        separate=separate,
+        held_out=_held_out(target, scenes, threat, world, settings.held_out, seed, separate=separate),
+    )
+
+
+def _optimiser(settings: Settings, ball: Ball | None) -> Optimiser:
+    """`pgd` in a Euclidean ball takes the step of that norm."""
+    name = "pgd-l2" if settings.optimiser == "pgd" and ball and ball.norm == "l2" else settings.optimiser
+    return make_optimiser(name, settings.step_size, radius=ball.radius if ball else None)
+
+
+def _held_out(
+    target: Classifier, scenes: Scenes, threat: Threat, world: World, photographs: int, seed: int, *, separate: bool
+) -> HeldOut:
+    """Fixed views that choose the best θ: of as many scenes as there are photographs, tracks taking turns."""
+    seed = derive(seed, "held-out")
+    if separate:  # each scene has a θ of its own to choose
+        views = max(_CHOOSE, photographs // len(scenes)) if world.random or target.randomised else 1
+        return HeldOut(target, scenes, world, views, seed, threat, keep=True)
+    rows = torch.tensor(spread(scenes.groups, photographs))
+    views = max(1, photographs // len(rows))
+    return HeldOut(target, scenes.take(rows), world, views, seed, threat.take(rows), keep=True)
+
+
+def _order(scenes: int, seed: int, round_: int) -> Int[Tensor, " scenes"]:
+    return torch.randperm(scenes, generator=torch.Generator().manual_seed(derive(seed, "order", round_)))

@@ -148,9 +148,17 @@ def _kept(search: _Search) -> dict[str, Any]:
 def _step(problem: Problem, search: _Search) -> float:
     """One step of the optimiser in this step's views."""
     landscape = problem.landscape(search.done, search.resting)
-    search.theta, search.state, losses = problem.optimiser.step(search.theta, landscape, search.state)
+    asked = 0
+
+    def loss(theta: Theta) -> Float[Tensor, " a"]:
+        nonlocal asked
+        asked += 1
+        return landscape.loss(theta)
+
+    counted = replace(landscape, loss=loss)
+    search.theta, search.state, losses = problem.optimiser.step(search.theta, counted, search.state)
     search.done += 1
-    search.photographs += problem.photographs(search.resting)
+    search.photographs += asked * problem.photographs(search.resting)
     return losses[~search.resting].mean().item()
 
 

@@ -81,9 +81,8 @@ class Problem:
         )
 
     def photographs(self, resting: Bool[Tensor, " a"]) -> int:
-        """How many the target is shown in one step."""
-        scenes = int((~resting).sum()) if self.separate else self.settings.batch
-        return scenes * self.settings.views * self.optimiser.evaluations
+        """How many the target is shown for one loss."""
+        return (int((~resting).sum()) if self.separate else self.settings.batch) * self.settings.views
 
     def _expected(self, losses: Float[Tensor, " n"], rows: Int[Tensor, " n"], artworks: int) -> Float[Tensor, " a"]:
         if not self.separate:

@@ -356,7 +356,7 @@ def test_an_unusable_device_is_refused(python: Callable[..., str]) -> None:
 
 def test_every_listed_target_has_a_kind_that_loads() -> None:
     listed = dict(list_targets())
-    assert {spec.partition(":")[0] for spec in listed} == {"builtin", "python", "export", "safetensors"}
+    assert {spec.partition(":")[0] for spec in listed} == {"builtin", "python", "export", "onnx", "safetensors"}
     assert all(listed.values())
 
 

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ from physadv.files import existing_file, read_json
 from physadv.scenes.classes import GTSRB
 from physadv.targets.base import Classifier, Frame, check_logits, device_of, one_line, probe, set_eval, weights_hash
 from physadv.targets.models import read_classifier
+from physadv.targets.onnx import Scored
 
 DEFAULT_PX, DEFAULT_CONTEXT = 64, 0.1
 BUILTIN = {"gtsrb": "43 German traffic signs (GTSRB), a small VGG-like network"}
@@ -52,7 +54,7 @@ def load_target(spec: str, *, device: torch.device | str = "cpu") -> Classifier:
 def _hint(kind: str, rest: str) -> str:
     if kind in KINDS:
         return f"write what comes after '{kind}:', as in {EXAMPLES[kind]}."
-    by_suffix = {".py": "python", ".pt2": "export", ".safetensors": "safetensors"}
+    by_suffix = {".py": "python", ".pt2": "export", ".onnx": "onnx", ".safetensors": "safetensors"}
     guess = by_suffix.get(Path(kind).suffix) or ("builtin" if kind in BUILTIN else None)
     if guess:
         return f"did you mean {guess}:{kind}{':' + rest if rest else ''}?"
@@ -67,6 +69,7 @@ def list_targets() -> tuple[tuple[str, str], ...]:
         *shipped,
         (EXAMPLES["python"], "your own torch module: FACTORY() returns it"),
         (EXAMPLES["export"], "a program saved with torch.export.save"),
+        (EXAMPLES["onnx"], "an ONNX model: scores without gradients (needs onnxruntime)"),
         (EXAMPLES["safetensors"], "weights that physadv saved, for instance by `physadv train`"),
     )
 
@@ -107,7 +110,7 @@ def _safetensors(rest: str, name: str) -> Classifier:
     return classifier
 
 
-# --- what python: and export: share
+# --- what python:, export: and onnx: share
 
 
 def _assemble(module: nn.Module, settings: Mapping[str, Any], name: str) -> Classifier:
@@ -324,15 +327,28 @@ def _refuse_training_mode(program: ExportedProgram, name: str) -> None:
             raise UserError(f"{name} was exported in training mode; call .eval() before torch.export.export.")
 
 
+# --- onnx:FILE.onnx
+
+
+def _onnx(rest: str, name: str) -> Classifier:
+    path = existing_file(rest)
+    module = Scored(path, name)
+    size = {} if module.input_size is None else {"input_size": module.input_size}
+    classifier = _assemble(module, size | _beside(path.with_suffix(".json")), name)
+    return replace(classifier, weights_hash=module.weights_hash, differentiable=False)
+
+
 KINDS: dict[str, Callable[[str, str], Classifier]] = {
     "builtin": _builtin,
     "python": _python,
     "export": _export,
+    "onnx": _onnx,
     "safetensors": _safetensors,
 }
 EXAMPLES = {
     "builtin": "builtin:gtsrb",
     "python": "python:FILE.py:FACTORY",
     "export": "export:FILE.pt2",
+    "onnx": "onnx:FILE.onnx",
     "safetensors": "safetensors:FILE_OR_DIR",
 }

@@ -13,13 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from physadv import __version__
-from physadv.config import AttackOptions, EvaluateOptions, Options, TrainOptions, configure
+from physadv.config import (
+    AttackOptions,
+    AuditOptions,
+    EvaluateOptions,
+    Options,
+    SamplesOptions,
+    ScanOptions,
+    TrainOptions,
+    configure,
+)
 from physadv.console import Console
 from physadv.errors import UserError
 from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_sheet
 from physadv.report import compare_reports
 from physadv.report.headline import remarks
-from physadv.runs import run_attack, run_demo, run_evaluate, run_train
+from physadv.report.heatmap import candidate, points
+from physadv.report.samples import sample_tables
+from physadv.runs import run_attack, run_audit, run_demo, run_evaluate, run_samples, run_scan, run_train
 from physadv.targets import list_targets
 from physadv.threats import list_threats
 from physadv.transforms.world import DIGITAL, load_world, world_names
@@ -82,6 +93,37 @@ def evaluate(options: EvaluateOptions) -> None:
     out.print(f"metrics.json and report.html are in {options.out}")
 
 
+@command(ScanOptions)
+def scan(options: ScanOptions) -> None:
+    """Try a sticker at every place of a grid over the sign: a map of where it is vulnerable, and the best place."""
+    with Console() as console:
+        metrics = run_scan(options, command=_command(), console=console)
+    rows = [
+        (candidate(one), _percent(one["judged"]), _percent(one["mean"]), points(one["difference"]))
+        for one in metrics["scan"]["best"]
+    ]
+    _table(("best place, on fresh views", "attack success [95 %]", "mean of all places", "difference"), rows)
+    out.print(f"the map is in {options.out / 'report.html'}; print the best: physadv print --artwork {options.out}")
+
+
+@command(AuditOptions)
+def audit(options: AuditOptions) -> None:
+    """Is the target (and its --defence) robust, or was the attack weak? Attacks naive and adaptive, and flags."""
+    with Console() as console:
+        metrics = run_audit(options, command=_command(), console=console)
+    rows = [(one["name"], one["kind"], _percent(one["broken"])) for one in metrics["trials"]]
+    _table(("attack", "kind", "scenes broken, of those tried [95 %]"), rows)
+    robust = metrics["robust_accuracy"]
+    rows = [("clean accuracy", _percent(metrics["clean_accuracy"]))]
+    rows += [(f"robust accuracy, {kind}", _percent(robust[kind])) for kind in ("naive", "adaptive")]
+    _table(("", "share of the scenes [95 %]"), rows)
+    for name, flag in metrics["flags"].items():
+        if flag["raised"]:
+            out.print(f"! {name}: {flag['seen']}. {flag['advice']}")
+    out.print(metrics["verdict"])
+    out.print(f"audit.json and report.html are in {options.out}")
+
+
 @command(TrainOptions)
 def train(options: TrainOptions) -> None:
     """Train a classifier on photographs and staged faces seen through a world."""
@@ -90,6 +132,17 @@ def train(options: TrainOptions) -> None:
     for scenes, rates in accuracy.items():
         _table(("world", f"accuracy on {scenes}"), [(name, _percent(rate)) for name, rate in rates.items()])
     out.print(f"weights are in {options.out}; use them with --target safetensors:{options.out}")
+
+
+@command(SamplesOptions)
+def samples(options: SamplesOptions) -> None:
+    """How many samples robustness takes: in the Gaussian model, or for photographs (--scenes and --judge)."""
+    with Console() as console:
+        metrics = run_samples(options, command=_command(), console=console)
+    for head, rows in sample_tables(metrics):
+        _table(head, rows)
+    out.print(metrics["headline"])
+    out.print(f"metrics.json, samples.png and report.html are in {options.out}")
 
 
 @app.command()

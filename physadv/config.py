@@ -8,10 +8,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from physadv.attacks import Settings
+from physadv.audit.effort import Effort
 from physadv.errors import UserError
 from physadv.training import Recipe
 
 DEFAULTS = Settings()
+EFFORT = Effort()
 RECIPE = Recipe()
 
 
@@ -39,25 +41,39 @@ class SceneOptions(Options):
     world: str = Field("drive-by", description="A named world, a YAML file, or several joined by +.")
 
 
-class SearchOptions(SceneOptions):
-    """How to search; shared by `attack` and `evaluate --attack`."""
+class TargetOptions(SceneOptions):
+    """Which target, and what it is to say."""
 
     target: str = Field(
-        "builtin:gtsrb", description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, safetensors:FILE."
+        "builtin:gtsrb",
+        description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, onnx:FILE.onnx, safetensors:FILE.",
+    )
+    defence: str | None = Field(None, description="In front of the target: jpeg:75, resize-pad ... (physadv defences).")
+    fit: str | None = Field(
+        None, description="Clean photographs that a detecting defence learns from (default: staged:all)."
     )
     goal: str = Field(DEFAULTS.goal, description="untargeted or class:NAME.")
+
+
+class SearchOptions(TargetOptions):
+    """How to search; shared by `attack` and `evaluate --attack`."""
+
     mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
     palette: str | None = Field(None, description="any, bw (black and white), printable.")
     resolution_px: int = Field(64, ge=2, le=2048, description="Pixels along the artwork's longer side.")
     objective: str = Field(DEFAULTS.objective, description="margin or cross-entropy.")
     kappa: float = Field(DEFAULTS.kappa, description="Margin in logits at which a view pulls no more.")
     expectation: str = Field(DEFAULTS.expectation, description="mean, or cvar:0.5 for the worst half of the views.")
-    optimiser: str = Field(DEFAULTS.optimiser, description="pgd, pgd-l2 or adam.")
+    optimiser: str = Field(
+        DEFAULTS.optimiser, description="pgd, pgd-l2, adam; gradient-free: random-search, spsa, nes."
+    )
     step_size: float | None = Field(DEFAULTS.step_size, description="Step size; each optimiser has its own default.")
     steps: int = Field(DEFAULTS.steps, description="Gradient steps.")
     batch: int = Field(DEFAULTS.batch, description="Scenes per step.")
     views: int = Field(DEFAULTS.views, description="Photographs of each scene per step.")
     restarts: int = Field(DEFAULTS.restarts, description="Searches from new random starts; the best is kept.")
+    common: bool = Field(DEFAULTS.common, description="The same views in every step (common random numbers).")
+    antithetic: bool = Field(DEFAULTS.antithetic, description="Draw views in antithetic pairs; --views must be even.")
     tv: float = Field(DEFAULTS.tv, description="Weight of total variation.")
     nps: float = Field(DEFAULTS.nps, description="Weight of the non-printability score.")
     check_every: int = Field(
@@ -90,6 +106,37 @@ class EvaluateOptions(SearchOptions):
     attack: str | None = Field(None, description="Threat of a fresh attack on every scene, instead of an artwork.")
 
 
+class AuditOptions(TargetOptions):
+    """Is the target robust, or was the attack weak?"""
+
+    scenes: str = Field("staged:all", description="Photographs to audit on, for example gtsrb:DIR; or staged signs.")
+    limit: int | None = Field(300, description="Scenes (clean views of staged signs) at most, spread over tracks.")
+    threat: str = Field("linf:8/255", description="linf:8/255, l2:0.5; or printed: patch:10%, stickers, poster:0.3 ...")
+    mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
+    palette: str | None = Field(None, description="any, bw (black and white), printable.")
+    resolution_px: int = Field(64, ge=2, le=2048, description="Pixels along the artwork's longer side.")
+    steps: int = Field(EFFORT.steps, ge=4, description="Steps of a gradient attack; the longest takes twice as many.")
+    restarts: int = Field(EFFORT.restarts, ge=1, description="Random starts of the longest attack.")
+    queries: int = Field(EFFORT.queries, ge=8, description="Photographs per scene for the attack without gradients.")
+    compared: int = Field(EFFORT.compared, ge=8, description="Scenes of attacks that only validate the others.")
+    batch: int = Field(EFFORT.batch, ge=1, description="Scenes attacked at once.")
+
+    def effort(self) -> Effort:
+        """How hard to try."""
+        return Effort(**{name: getattr(self, name) for name in Effort.__dataclass_fields__})
+
+
+class ScanOptions(TargetOptions):
+    """Try a sticker everywhere."""
+
+    sizes: str | None = Field(None, description="Shares of the face or widths, 15%,30%; or the artwork's own size.")
+    colours: str | None = Field(None, description="Of stickers of one colour: black, white, grey; black,white.")
+    artwork: Path | None = Field(None, description="Folder of an artwork to try everywhere, instead of plain stickers.")
+    grid: int = Field(12, ge=1, le=100, description="Places along each side of the face's box.")
+    views: int = Field(128, ge=1, description="Photographs of each candidate, spread over the scenes.")
+    judge_views: int = Field(200, ge=1, description="Fresh photographs that judge the best place and all others.")
+
+
 class TrainOptions(SceneOptions):
     """Train a classifier."""
 
@@ -104,6 +151,26 @@ class TrainOptions(SceneOptions):
     batch: int = Field(RECIPE.batch, ge=2, description="Images per step.")
     learning_rate: float = Field(RECIPE.learning_rate, gt=0, description="Peak of the one-cycle schedule.")
     judge: str | None = Field(None, description="Photographs to report the accuracy on, never used in training.")
+
+
+class SamplesOptions(Options):
+    """How many samples robustness takes: in the Gaussian model, or (with --scenes) for photographs."""
+
+    d: int | None = Field(None, description="Model: dimensions (default: 3072, 32 x 32 px in colour).")
+    sigma: float | None = Field(None, description="Model: noise, in units of the class mean (default: d^(1/4)).")
+    epsilon: str | None = Field(
+        None, description="Change of every value. Model: units of the class mean (default: 0.25). Photographs: 2/255."
+    )
+    goal_error: float | None = Field(None, description="Model: the error to reach, below 0.5 (default: 0.01).")
+    scenes: str | None = Field(None, description="Photographs to train on, for example gtsrb:DIR/train.")
+    judge: str | None = Field(None, description="Photographs of other signs to judge on, for example gtsrb:DIR/test.")
+    arch: str = Field("tiny-cnn", description="tiny-cnn, small-cnn or small-resnet.")
+    sizes: str = Field("1/16,1/10,1/6,1/4", description="Shares of the photographs to train on, or their numbers.")
+    seeds: int = Field(3, ge=1, description="Trainings per size and kind, each on signs of its own choice.")
+    judge_photographs: int = Field(408, ge=1, description="Photographs of --judge, the signs taking turns.")
+    goal_accuracy: float = Field(0.8, gt=0, lt=1, description="Robust accuracy to reach.")
+    verify: bool = Field(False, description="Train on all photographs, too, and compare with what was foretold.")
+    resume: bool = Field(False, description="Keep the trainings in --out, and do those that are missing.")
 
 
 Model = TypeVar("Model", bound=Options)

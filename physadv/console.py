@@ -1,5 +1,6 @@
 """What a person sees while it runs: a bar with the time left on a terminal, plain lines in a pipe."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -57,6 +58,30 @@ class Console:
     def status(self) -> Iterator[Callable[[str], None]]:
         """Lines of what is being judged."""
         yield lambda what: self.rich.print(f"judging: {what}", highlight=False)
+
+    def announce(self, what: str, seconds: float) -> None:
+        """What a long command is about to do, and how long that will take."""
+        self.rich.print(f"{what}: about {_time(seconds)}", highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Yields what to call with how many more are done: a bar, or a plain line at every tenth of the way."""
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        start, done = time.monotonic(), 0
+        self._bar = bar = Progress(*columns, console=self.rich, transient=True, disable=not self.rich.is_terminal)
+        task = bar.add_task("", total=total)
+        bar.start()
+
+        def advance(more: int) -> None:
+            nonlocal done
+            tenths, done = 10 * done // total, done + more
+            left = f"{_time((time.monotonic() - start) / done * (total - done))} left"
+            bar.update(task, completed=done, description=left)
+            if not self.rich.is_terminal and 10 * done // total > tenths:
+                self.rich.print(f"{what}: {done} of {total}, {left}", highlight=False)
+
+        yield advance
+        self._stop()
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -34,6 +34,7 @@ RUN = "run.json"
 # What the commands write, by name: all that `--overwrite` ever removes.
 OUTPUTS = (
     "metrics.json",
+    "audit.json",
     "report.html",
     "artwork.json",
     "art.png",
@@ -45,6 +46,10 @@ OUTPUTS = (
     "checkpoint*.json",
     "checkpoint*.safetensors",
     "model.safetensors",
+    "curve.json",
+    "verified-curve.json",
+    "samples.png",
+    "demonstration.png",
     ".*.[0-9]*.part",
     RUN,
 )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,7 @@ from physadv.transforms.world import Shots, World
 
 _CHOOSE = 8  # held-out views of each scene at least, where every scene chooses its own θ
 
+_Views = tuple[Int[Tensor, " n"], Float[Tensor, "n 4"], Shots]
 Photographed = Callable[[Artwork, Shots, Int[Tensor, " n"]], Float[Tensor, " n"]]
 
 
@@ -46,6 +47,7 @@ class Problem:
     truth: Int[Tensor, " b"]
     separate: bool
     held_out: HeldOut
+    _kept: list[tuple[Any, _Views]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def init(self, *, restart: int) -> Theta:
         generator = torch.Generator().manual_seed(derive(self.seed, "init", restart))
@@ -57,13 +59,7 @@ class Problem:
         extra: what every photograph costs beside its loss.
         """
         settings = self.settings
-        first = 0 if settings.common else done
-        rows = self._rows(first, resting)
-        views = self.world.draw(
-            self._view_ids(rows, first), seed=derive(self.seed, "attack"), paired=settings.antithetic
-        )
-        places = self.threat.places(views.place(), self.scenes, rows)
-        shots = self.world.prepare(self.scenes.take(rows), views, frame=self.target.frame)
+        rows, places, shots = self._shots(0 if settings.common else done, resting)
 
         def loss(theta: Theta) -> Float[Tensor, " a"]:
             artwork = self.threat.artwork(theta)
@@ -79,6 +75,19 @@ class Problem:
             common=settings.common and done % settings.steps > 0,
             generator=torch.Generator().manual_seed(derive(self.seed, "step", done)),
         )
+
+    def _shots(self, done: int, resting: Bool[Tensor, " a"]) -> _Views:
+        """The views of a step, prepared; kept while the next step has the same ones."""
+        rows = self._rows(done, resting)
+        ids = self._view_ids(rows, done)
+        key = (rows.tolist(), ids if self.world.random else None)
+        if self._kept and self._kept[0][0] == key:
+            return self._kept[0][1]
+        views = self.world.draw(ids, seed=derive(self.seed, "attack"), paired=self.settings.antithetic)
+        places = self.threat.places(views.place(), self.scenes, rows)
+        shots = self.world.prepare(self.scenes.take(rows), views, frame=self.target.frame)
+        self._kept[:] = [(key, (rows, places, shots))]
+        return rows, places, shots
 
     def photographs(self, resting: Bool[Tensor, " a"]) -> int:
         """How many the target is shown for one loss."""

@@ -1,6 +1,9 @@
 """What each command does, from options to files. The command line calls these and prints what they return."""
 
 from physadv.runs.attack import run_attack, run_demo, run_evaluate
+from physadv.runs.audit import run_audit
+from physadv.runs.samples import run_samples
+from physadv.runs.scan import run_scan
 from physadv.runs.train import run_train
 
-__all__ = ["run_attack", "run_demo", "run_evaluate", "run_train"]
+__all__ = ["run_attack", "run_audit", "run_demo", "run_evaluate", "run_samples", "run_scan", "run_train"]

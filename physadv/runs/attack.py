@@ -192,10 +192,11 @@ def _description(outcome: _Outcome) -> dict[str, Any]:
         "seconds": outcome.found.seconds if outcome.found else None,
         "covered_share": share,
         "printed": artwork is None or artwork.printed,
-        "versions": {
-            "physadv": __version__,
-            "torch": version("torch"),
-            "kornia": version("kornia"),
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    libraries = {name: version(name) for name in ("torch", "kornia")}
+    return {"physadv": __version__, **libraries, "python": platform.python_version()}

@@ -6,14 +6,20 @@ from typing import Any
 
 import torch
 
-from physadv.config import SceneOptions, SearchOptions
+from physadv.config import AuditOptions, SceneOptions, SearchOptions, TargetOptions
+from physadv.defences import Defence, defend, load_defence
 from physadv.errors import UserError
+from physadv.heldout import HeldOut
 from physadv.scenes import Scenes, load_scenes
 from physadv.scenes.photo import parse_quad
 from physadv.targets import Classifier, load_target
+from physadv.targets.base import frozen
 from physadv.threats import load_threat
 from physadv.threats.base import Threat
-from physadv.transforms.world import World, load_world
+from physadv.transforms.stages import derive
+from physadv.transforms.world import DIGITAL, World, load_world
+
+FITTED = 2000  # clean photographs that a defence learns from, at most
 
 
 def check_device(device: str) -> None:
@@ -23,16 +29,44 @@ def check_device(device: str) -> None:
         raise UserError(f"The device {device!r} is not there; use --device cpu.")
 
 
-def load_all(options: SearchOptions) -> tuple[Classifier, World, Scenes, Scenes]:
+def load_all(options: TargetOptions) -> tuple[Classifier, World, Scenes, Scenes]:
     """Target, world, the scenes to search on and those to judge on: the same signs before other backgrounds."""
     check_device(options.device)
     world = load_world(options.world)
-    target = load_target(options.target, device=options.device)
+    target = deployed(options, load_target(options.target, device=options.device))
     scenes = scenes_of(options, options.scenes, options.backgrounds).to(options.device)
     if scenes.backgrounds is None or len(scenes.backgrounds) < 2:
         return target, world, scenes, scenes
     searched, judged = (replace(scenes, backgrounds=scenes.backgrounds[start::2]) for start in (0, 1))
     return target, world, searched, judged
+
+
+def deployed(options: TargetOptions, target: Classifier) -> Classifier:
+    """The target behind the --defence, as an attacker who knows it sees it."""
+    defence = fitted(options, target)
+    return target if defence is None else defend(target, defence, adaptive=True, seed=options.seed)
+
+
+def fitted(options: TargetOptions, target: Classifier) -> Defence | None:
+    """The --defence; where it learns from clean photographs, from those of --fit.
+
+    UserError: --fit for a defence that learns nothing.
+    """
+    if options.defence is None:
+        if options.fit:
+            raise UserError("--fit is for a --defence that learns from clean photographs: leave it out.")
+        return None
+    defence = load_defence(options.defence)
+    if defence.fitted:
+        if options.fit:
+            raise UserError(f"{options.defence} learns nothing from photographs: leave --fit out.")
+        return defence
+    scenes = load_scenes(options.fit or "staged:all", limit=FITTED if options.fit else None).to(options.device)
+    world = load_world("drive-by") if scenes.staged else DIGITAL
+    views = max(1, FITTED // len(scenes)) if scenes.staged else 1
+    with frozen(target.module):
+        clean = HeldOut(target, scenes, world, views, derive(options.seed, "fit"))
+        return defence.fit(target, torch.cat(list(clean.photographs(None))), clean.truth)
 
 
 def scenes_of(options: SceneOptions, spec: str, backgrounds: Path | None) -> Scenes:
@@ -47,6 +81,6 @@ def scenes_of(options: SceneOptions, spec: str, backgrounds: Path | None) -> Sce
     )
 
 
-def threat_of(text: str, options: SearchOptions, scenes: Scenes) -> Threat:
+def threat_of(text: str, options: SearchOptions | AuditOptions, scenes: Scenes) -> Threat:
     how: dict[str, Any] = {"mask": options.mask, "palette": options.palette, "resolution_px": options.resolution_px}
     return load_threat(text, scenes, seed=options.seed, **how)

@@ -1,0 +1,17 @@
+"""How hard an audit tries."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to try. queries: photographs that a black-box attack may show the target, for each scene.
+
+    compared: scenes of trials that only validate the others.
+    """
+
+    steps: int = 40
+    restarts: int = 2
+    queries: int = 600
+    compared: int = 64
+    batch: int = 50

@@ -1,0 +1,152 @@
+"""The attacks of an audit, naive and adaptive, and what each of them breaks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from physadv.attacks import Attacked, Step, attack_each
+from physadv.audit.case import Answers, Case
+from physadv.audit.effort import Effort
+from physadv.scenes.canvas import spread
+from physadv.settings import Settings
+
+Kind = Literal["naive", "adaptive", "validity"]
+
+CONFIDENCES = (10.0, 30.0)  # kappa of transferred examples, in logits
+EOT_VIEWS = 4  # draws of a randomised defence, or of the world, in every step
+FEW_STEPS = 3
+UNBOUNDED_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attack. against: the variant that it optimises on; every trial is judged on the deployed target.
+
+    subset: only the scenes of a comparison. survivors: only those that no trial before it has broken.
+    boundless: without the threat's budget.
+    """
+
+    name: str
+    kind: Kind
+    against: Literal["plain", "naive", "deployed"]
+    settings: Settings
+    subset: bool = False
+    survivors: bool = False
+    boundless: bool = False
+
+    @property
+    def photographs(self) -> int:
+        """Shown to the target for each scene, at most."""
+        return self.settings.steps * self.settings.restarts * self.settings.views
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a trial did to the scenes `rows`."""
+
+    trial: Trial
+    rows: Int[Tensor, " m"]
+    answers: Answers
+    found: Attacked
+
+
+@dataclass
+class Tally:
+    """What has been tried so far on n scenes."""
+
+    clean: Answers
+    tried: list[Tried] = field(default_factory=list)
+
+    def broken(self, *kinds: Kind) -> Bool[Tensor, " n"]:
+        """The worst case of every scene over the clean photograph and all trials of these kinds."""
+        worst = self.clean.broken.cpu().clone()
+        for one in self.tried:
+            if one.trial.kind in kinds and not one.trial.boundless:
+                worst[one.rows[one.answers.broken.cpu()]] = True
+        return worst
+
+    def __getitem__(self, name: str) -> Tried:
+        return next(one for one in self.tried if one.trial.name == name)
+
+    def __contains__(self, name: str) -> bool:
+        return any(one.trial.name == name for one in self.tried)
+
+
+NAIVE, FEW, UNBOUNDED, SEARCH = "naive pgd", "naive pgd, few steps", "naive pgd, no budget", "random search"
+
+
+def suite(case: Case, effort: Effort) -> list[Trial]:
+    """Naive first, then what is made for this target, cheap before dear; those that validate the others last."""
+    base = _base(case, effort)
+    black = replace(base, optimiser="random-search", common=True, check_every=25, steps=effort.queries // base.views)
+    if not case.plain.differentiable:
+        return [Trial(SEARCH, "adaptive", "deployed", black)]
+    few, boundless = replace(base, steps=FEW_STEPS), replace(base, steps=UNBOUNDED_STEPS)
+    return [
+        Trial(NAIVE, "naive", "naive", base),
+        *_transfers(case, base),
+        *_adaptive(case, base, effort),
+        Trial(SEARCH, "adaptive", "deployed", black, subset=True),
+        Trial(FEW, "validity", "naive", few, subset=True),
+        Trial(UNBOUNDED, "validity", "naive", boundless, subset=True, boundless=True),
+    ]
+
+
+def _base(case: Case, effort: Effort) -> Settings:
+    """The naive attack: one photograph of each scene a step, or several where the world itself is random."""
+    return Settings(
+        goal=case.goal,
+        kappa=0.0,
+        steps=effort.steps,
+        batch=effort.batch,
+        views=EOT_VIEWS if case.world.random else 1,
+        per_scene=True,
+        early_stop=True,
+        check_every=5,
+        held_out=1,
+    )
+
+
+def _transfers(case: Case, base: Settings) -> list[Trial]:
+    """High-confidence examples of the undefended target, shown to the defended one."""
+    confident = replace(base, early_stop=False, check_every=base.steps)
+    return [
+        Trial(transfer(kappa), "adaptive", "plain", replace(confident, kappa=kappa), survivors=True)
+        for kappa in CONFIDENCES
+        if case.defended
+    ]
+
+
+def transfer(kappa: float) -> str:
+    return f"transfer, kappa {kappa:g}"
+
+
+def _adaptive(case: Case, base: Settings, effort: Effort) -> list[Trial]:
+    """EOT over what is random, stand-ins for what has no gradient, detectors inside the loss."""
+    eot = replace(base, views=EOT_VIEWS if case.random else 1)
+    other = replace(eot, objective="cross-entropy")
+    long = replace(eot, steps=2 * effort.steps, restarts=effort.restarts, views=2 * eot.views, kappa=1.0)
+    named = {"margin": eot, "cross-entropy": other, "more steps, views, restarts": long}
+    return [Trial(f"adaptive pgd, {how}", "adaptive", "deployed", said, survivors=True) for how, said in named.items()]
+
+
+def attempt(case: Case, trial: Trial, tally: Tally, effort: Effort, report: Callable[[Step], None]) -> Tried:
+    """Attack the scenes of a trial and judge what came of it on the deployed target."""
+    rows = rows_of(case, trial, tally, effort)
+    threat = case.boundless if trial.boundless else case.threat
+    how: dict[str, Any] = {"world": case.world, "settings": trial.settings, "report": report}
+    scenes = case.scenes.take(rows)
+    found = attack_each(getattr(case, trial.against), scenes, threat.take(rows), seed=case.seed, **how)
+    return Tried(trial, rows, case.judge(rows, found.artwork, threat), found)
+
+
+def rows_of(case: Case, trial: Trial, tally: Tally, effort: Effort) -> Int[Tensor, " m"]:
+    """The scenes that a trial attacks."""
+    if trial.subset:
+        return torch.tensor(spread(case.scenes.groups, effort.compared))
+    left = ~tally.broken("naive", "adaptive") if trial.survivors else torch.ones(len(case), dtype=torch.bool)
+    return left.nonzero()[:, 0]

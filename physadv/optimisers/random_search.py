@@ -1,0 +1,91 @@
+"""Random search: one square at a time, kept where it helps (Andriushchenko et al. 2020; Croce et al. 2022)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from physadv.errors import UserError
+from physadv.optimisers.base import Landscape, Pixels, State, check_step_size
+
+_HALVINGS = (0.001, 0.005, 0.02, 0.1, 0.2, 0.4, 0.6, 0.8)  # progress at which the share halves (Square Attack, 4.1)
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """θ' = project(θ ± step_size within a square), kept by each artwork whose loss it lowers on the same views.
+
+    step_size: in colour; 1 reaches the corners of S: base ± epsilon in an l∞ ball, 0 and 1 in the box.
+    share: of the picture, that the first squares cover. Before any square, vertical stripes are proposed.
+    proposals: squares tried per step, the best of which counts; with new views at every step, θ itself is asked once
+    for all of them.
+    """
+
+    step_size: float = 1.0
+    share: float = 0.1
+    proposals: int = 1
+
+    def __post_init__(self) -> None:
+        check_step_size(self.step_size)
+        if not 0 < self.share <= 1:
+            raise UserError(f"Squares cannot cover {self.share} of a picture: give more than 0 and at most 1.")
+        if self.proposals < 1:
+            raise UserError(f"A random search with {self.proposals} proposals finds nothing: give 1 or more.")
+
+    @property
+    def gradients(self) -> bool:
+        return False
+
+    @property
+    def evaluations(self) -> int:
+        """Losses asked for per step where views change; where they stay, one fewer from the second step on."""
+        return self.proposals + 1
+
+    def init(self, theta: Pixels) -> State:
+        return {"loss": theta.new_full((len(theta),), torch.inf)}
+
+    @torch.no_grad()
+    def step(self, theta: Pixels, landscape: Landscape, state: State) -> tuple[Pixels, State, Float[Tensor, " a"]]:
+        """The best of the proposals and θ. The state remembers its loss."""
+        first = bool(state["loss"].isinf().all())
+        losses = state["loss"] if landscape.common and not first else landscape.loss(theta)
+        best, lowest = theta.detach(), losses
+        for _ in range(self.proposals):
+            move = self._stripes(theta, landscape) if first else self._square(theta, landscape)
+            proposal = landscape.project(theta + move)
+            loss = landscape.loss(proposal)
+            better = loss < lowest
+            best = torch.where(better[:, None, None, None], proposal, best)
+            lowest = torch.where(better, loss, lowest)
+        return best, {"loss": lowest}, losses
+
+    def _stripes(self, theta: Pixels, landscape: Landscape) -> Pixels:
+        return self.step_size * _signs((len(theta), 3, 1, theta.shape[3]), theta, landscape.generator)
+
+    def _square(self, theta: Pixels, landscape: Landscape) -> Pixels:
+        """One colour in one square of each artwork, 0 elsewhere."""
+        inside = _window(theta, self._side(theta, landscape.progress), landscape.generator)
+        return self.step_size * inside * _signs((len(theta), 3, 1, 1), theta, landscape.generator)
+
+    def _side(self, theta: Pixels, progress: float) -> int:
+        height, width = theta.shape[2:]
+        share = self.share / 2 ** sum(progress >= at for at in _HALVINGS)
+        return min(height, width, max(1, round(math.sqrt(share * height * width))))
+
+
+def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(like)
+
+
+def _window(theta: Pixels, side: int, generator: torch.Generator) -> Bool[Tensor, "a 1 h w"]:
+    """A square per artwork, wherever it fits."""
+    rows, columns = (_span(len(theta), extent, side, generator).to(theta.device) for extent in theta.shape[2:])
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def _span(count: int, extent: int, side: int, generator: torch.Generator) -> Bool[Tensor, "count extent"]:
+    start = torch.randint(0, extent - side + 1, (count, 1), generator=generator)
+    at = torch.arange(extent)
+    return (at >= start) & (at < start + side)

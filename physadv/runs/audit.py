@@ -1,0 +1,142 @@
+"""`physadv audit`: the suite, naive and adaptive, and what its flags say of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from physadv.attacks import Step
+from physadv.audit import Case, audit
+from physadv.audit.effort import Effort
+from physadv.audit.probes import clean_images, with_logits
+from physadv.audit.suite import Trial, suite
+from physadv.config import AuditOptions
+from physadv.console import Console, duration
+from physadv.defences import defend
+from physadv.files import prepare_folder, write_json
+from physadv.framed import framed
+from physadv.heldout import HeldOut, truth_of
+from physadv.objectives import Margin, check_goal
+from physadv.report.audit import write_audit
+from physadv.runs.attack import versions
+from physadv.runs.shared import check_device, fitted, scenes_of, threat_of
+from physadv.scenes import Scenes
+from physadv.stats import cluster_rate
+from physadv.targets import Classifier, load_target
+from physadv.targets.base import frozen
+from physadv.threats import load_threat, parse_threat
+from physadv.threats.ball import L2, Linf
+from physadv.transforms.stages import derive
+from physadv.transforms.world import DIGITAL, load_world
+
+_DIGITAL_BOUNDLESS, _PRINTED_BOUNDLESS = "linf:1", "poster:1"
+_TIMED = 16  # photographs of the warm-up
+_RANDOM_VIEWS = 1000  # photographs that the risk under random views is measured on
+
+
+def run_audit(options: AuditOptions, *, command: str, console: Console) -> dict[str, Any]:
+    """Audit; metrics in audit.json, a page in report.html."""
+    check_device(options.device)
+    raw = scenes_of(options, options.scenes, options.backgrounds).to(options.device)
+    given = load_target(options.target, device=options.device)
+    case, softmax = _case(options, raw, given)
+    out = prepare_folder(options.out, overwrite=options.overwrite)
+    effort = options.effort()
+    found = audit(case, effort=effort, softmax=softmax, report=_progress(case, effort, console))
+    found.metrics["risk"]["views"] = _risk_in_views(options, case, raw)
+    metrics = found.metrics | {"run": _description(options, command, case)}
+    write_json(out / "audit.json", metrics)
+    write_audit(out / "report.html", found, metrics)
+    return metrics
+
+
+def _case(options: AuditOptions, raw: Scenes, given: Classifier) -> tuple[Case, bool]:
+    """The case, and whether the target answers with probabilities.
+
+    A norm ball is a change of the target's own input: the scenes are then clean views as the target sees them.
+    """
+    spec = parse_threat(options.threat, mask=options.mask, palette=options.palette)
+    ball = isinstance(spec, Linf | L2)
+    world = DIGITAL if ball else load_world(options.world)
+    scenes = _as_seen(options, raw, given) if ball else raw
+    threat = threat_of(options.threat, options, scenes)
+    boundless = load_threat(_DIGITAL_BOUNDLESS if ball else _PRINTED_BOUNDLESS, scenes, seed=options.seed)
+    seed, goal = options.seed, options.goal
+    case = Case(given, given, given, scenes, threat, boundless, world, goal, seed)
+    plain = with_logits(given, clean_images(case, torch.arange(min(len(scenes), _TIMED))))
+    defence = fitted(options, plain)
+    case = replace(case, plain=plain, naive=plain, deployed=plain)
+    if defence is not None:
+        naive, deployed = (defend(plain, defence, adaptive=adaptive, seed=seed) for adaptive in (False, True))
+        case = replace(case, naive=naive, deployed=deployed)
+    check_goal(case.goal_of(plain), truth_of(scenes, plain.classes))
+    return case, plain is not given
+
+
+def _as_seen(options: AuditOptions, raw: Scenes, target: Classifier) -> Scenes:
+    world = load_world(options.world) if raw.staged else DIGITAL
+    wanted = options.limit or len(raw)
+    views = -(-wanted // len(raw)) if raw.staged else 1
+    scenes = framed(HeldOut(target, raw, world, views, derive(options.seed, "photographs")))
+    return scenes.take(torch.arange(min(wanted, len(scenes))))
+
+
+def _risk_in_views(options: AuditOptions, case: Case, raw: Scenes) -> dict[str, Any]:
+    """Wrong answers, abstentions not counted, in random views of --world without any attack."""
+    views = max(1, _RANDOM_VIEWS // len(raw))
+    world = load_world(options.world)
+    with frozen(case.deployed.module):
+        held_out = HeldOut(case.deployed, raw, world, views, derive(options.seed, "random views"))
+        (logits,) = held_out.answers(None)
+    wrong = Margin(case.goal_of(case.deployed)).success(logits, held_out.truth)
+    groups = [raw.groups[row] for row in held_out.scene.tolist()]
+    return cluster_rate(wrong.cpu(), groups, seed=derive(options.seed, "bootstrap")).to_json() | {"world": world.name}
+
+
+def _progress(case: Case, effort: Effort, console: Console) -> Callable[[Trial, int], Callable[[Step], None]]:
+    """A line per trial, with an upper bound of the time left; a bar on a terminal."""
+    cost = _seconds_per_photograph(case)
+    left = {trial.name: cost * trial.photographs * _scenes(case, trial, effort) for trial in suite(case, effort)}
+    console.say(f"{len(left)} attacks on {len(case)} scenes: at most {duration(sum(left.values()))}, mostly much less")
+
+    def begin(trial: Trial, scenes: int) -> Callable[[Step], None]:
+        bound = sum(left[name] for name in list(left)[list(left).index(trial.name) :])
+        console.say(f"{trial.name}: {scenes} scenes, at most {duration(bound)} left")
+        return console.attack if console.rich.is_terminal else lambda step: None
+
+    return begin
+
+
+def _scenes(case: Case, trial: Trial, effort: Effort) -> int:
+    return min(len(case), effort.compared) if trial.subset else len(case)
+
+
+def _seconds_per_photograph(case: Case) -> float:
+    """Forward and backward of the deployed target, measured."""
+    images = clean_images(case, torch.arange(min(len(case), _TIMED)))
+    with frozen(case.deployed.module):
+        for _ in range(2):  # the first one warms up
+            start = time.monotonic()
+            pixels = images.clone().requires_grad_(case.plain.differentiable)
+            logits = case.deployed(pixels)
+            if logits.requires_grad:
+                torch.autograd.grad(logits.sum(), pixels)
+    return (time.monotonic() - start) / len(images)
+
+
+def _description(options: AuditOptions, command: str, case: Case) -> dict[str, Any]:
+    scenes = case.scenes
+    return {
+        "command": command,
+        "config": options.model_dump(mode="json", exclude={"out", "overwrite"}),
+        "target": {"name": case.deployed.name, "weights_hash": case.deployed.weights_hash},
+        "defence": options.defence,
+        "scenes": {"spec": options.scenes, "n": len(scenes), "groups": len(set(scenes.groups))},
+        "threat": case.threat.name,
+        "goal": options.goal,
+        "world": {"name": case.world.name, "hash": case.world.hash},
+        "seed": options.seed,
+        "versions": versions(),
+    }

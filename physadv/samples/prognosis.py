@@ -1,0 +1,137 @@
+"""From measured points to what they foretell: the accuracy on more photographs, and how many a goal takes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from physadv.samples.curves import Point, Study
+from physadv.samples.extrapolation import Curves, Numbers, answer, interval, replicated, unlabelled
+from physadv.stats import cluster_rate
+from physadv.transforms.stages import derive
+
+BEYOND = 8.0  # the plotted curve ends at so many times all photographs
+GRID = 60
+
+
+def prognosis(study: Study, points: Sequence[Point], *, goal_accuracy: float) -> dict[str, Any]:
+    """`data` of metrics.json: measured means, extrapolated curves, the answers; everything that was measured is used.
+
+    standard: clean accuracy of standard training. robust: accuracy under attack of adversarial training.
+    """
+    have = len(study.scenes)
+    kinds = {"standard": ("standard", "clean"), "robust": ("robust", "robust")}
+    told = {name: _curve(study, points, how, what, have, goal_accuracy) for name, (how, what) in kinds.items()}
+    noise = 1 - told["standard"]["measured"][-1]["accuracy"]["rate"]
+    return {
+        "photographs": have,
+        "signs": len(set(study.scenes.groups)),
+        "judged": {"photographs": len(study.judge), "signs": len(set(study.judge.groups))},
+        "epsilon": study.epsilon,
+        "arch": study.arch,
+        "curves": told,
+        "robust_accuracy_of_standard": _measured(study, points, "standard", "robust"),
+        "clean_accuracy_of_robust": _measured(study, points, "robust", "clean"),
+        "more": _more(told["robust"]["answer"], have, noise, len(set(study.scenes.labels.tolist()))),
+    }
+
+
+def _curve(study: Study, points: Sequence[Point], training: str, what: str, have: int, goal: float) -> dict[str, Any]:
+    here = extrapolated(study, points, training, what, other_signs=False)
+    elsewhere = extrapolated(study, points, training, what, other_signs=True)
+    seed = derive(study.seed, "one more run")
+    smallest = min(point.photographs for point in points)
+    grid = np.geomspace(smallest, BEYOND * have, GRID)
+    return {
+        "measured": _measured(study, points, training, what),
+        "at_all": interval(1 - here.run(have, seed=seed)) | {"photographs": have},
+        "at_all_other_signs": interval(1 - elsewhere.run(have, seed=seed)),
+        "exponent": interval(elsewhere.c),
+        "line": [{"photographs": float(n)} | interval(1 - elsewhere.error(n)) for n in grid],
+        "answer": answer(elsewhere, goal_accuracy=goal, have=have),
+    }
+
+
+def extrapolated(study: Study, points: Sequence[Point], training: str, what: str, *, other_signs: bool) -> Curves:
+    """The posterior over bootstrap replicates of seeds and, where it is to hold for other signs, of judged signs."""
+    largest = max(_mean_size(points, share) for share in {point.share for point in points})
+    draw = _resampled(study, [point for point in points if point.training == training], what, signs=other_signs)
+    return replicated(draw, largest=largest, seed=derive(study.seed, "extrapolation", training, what))
+
+
+def _resampled(
+    study: Study, points: Sequence[Point], what: str, *, signs: bool
+) -> Callable[[np.random.Generator], tuple[Numbers, Numbers]]:
+    right = np.array([getattr(point, what) for point in points], dtype=float)
+    of_sign = np.bincount(study.judged_signs).astype(float)
+    size = np.array([point.photographs for point in points], dtype=float)
+    seed_of = np.array([point.seed for point in points])
+    seeds = np.unique(seed_of)
+
+    def draw(random: np.random.Generator) -> tuple[Numbers, Numbers]:
+        rows = np.concatenate([np.flatnonzero(seed_of == seed) for seed in random.choice(seeds, len(seeds))])
+        count = len(of_sign)
+        times = random.multinomial(count, np.full(count, 1 / count)) if signs else np.ones(count)
+        return size[rows], 1 - right[rows] @ times / (of_sign @ times)
+
+    return draw
+
+
+def _measured(study: Study, points: Sequence[Point], training: str, what: str) -> list[dict[str, Any]]:
+    """By size: the mean over seeds, with the interval of one that judges other signs."""
+    shares = sorted({point.share for point in points})
+    return [
+        {"share": share, "photographs": _mean_size(points, share)}
+        | _mean(study, [one for one in points if (one.share, one.training) == (share, training)], what)
+        for share in shares
+    ]
+
+
+def _mean(study: Study, points: Sequence[Point], what: str) -> dict[str, Any]:
+    judged = np.bincount(study.judged_signs)
+    runs = [sum(getattr(point, what)) / judged.sum() for point in points]
+    groups = [str(sign) for sign, n in enumerate(judged) for _ in range(n * len(points))]
+    right = np.concatenate(
+        [
+            np.arange(n * len(points)) < sum(getattr(point, what)[sign] for point in points)
+            for sign, n in enumerate(judged)
+        ]
+    )
+    rate = cluster_rate(right, groups, seed=derive(study.seed, "measured"))
+    return {"accuracy": rate.to_json(), "runs": runs, "signs": float(np.mean([point.signs for point in points]))}
+
+
+def _mean_size(points: Sequence[Point], share: float) -> float:
+    return float(np.mean([point.photographs for point in points if point.share == share]))
+
+
+def _more(answered: dict[str, Any], have: int, noise: float, classes: int) -> dict[str, Any]:
+    """How many more than there are: labelled, and, under an assumption, unlabelled."""
+    low, high = answered["photographs"]["ci90"]
+    quantiles = {"low": low, "median": answered["photographs"]["median"], "high": high}
+    labelled = {name: None if n is None else max(0.0, n - have) for name, n in quantiles.items()}
+    worth = {
+        name: None if n is None else unlabelled(n, label_noise=noise, classes=classes) for name, n in labelled.items()
+    }
+    finite = {name: None if n is None or not np.isfinite(n) else n for name, n in worth.items()}
+    return {
+        "labelled": labelled,
+        "unlabelled": finite,
+        "label_noise": noise,
+        "assumption": "a photograph labelled by the standard model counts (1 - p K/(K-1))^2 of a labelled one; "
+        "p is that model's measured error (Carmon 2019; Uesato 2019)",
+    }
+
+
+def verify(study: Study, points: Sequence[Point], foretold: dict[str, Any]) -> dict[str, Any]:
+    """Trainings on all photographs, which no curve was fitted to, beside what was foretold for one of them."""
+    held: dict[str, Any] = {}
+    for name, (training, what) in {"standard": ("standard", "clean"), "robust": ("robust", "robust")}.items():
+        low, high = foretold["curves"][name]["at_all"]["ci90"]
+        runs = [sum(getattr(point, what)) / len(study.judge) for point in points if point.training == training]
+        held[name] = {
+            "foretold": foretold["curves"][name]["at_all"],
+            "runs": runs,
+            "inside": [low <= run <= high for run in runs],
+        }
+    return held

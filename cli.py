@@ -24,6 +24,7 @@ from physadv.config import (
     configure,
 )
 from physadv.console import Console
+from physadv.defences import list_defences
 from physadv.errors import UserError
 from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_sheet
 from physadv.report import compare_reports
@@ -233,6 +234,13 @@ def targets() -> None:
 def threats() -> None:
     """List what --threat takes."""
     _table(("threat", "example", "what may change"), [(row.name, row.example, row.meaning) for row in list_threats()])
+
+
+@app.command()
+def defences() -> None:
+    """List what --defence takes: examples that are known to fail."""
+    rows = [(row.example, row.kind, row.meaning, row.paper) for row in list_defences()]
+    _table(("defence", "kind", "what it does", "paper"), rows)
 
 
 @worlds_app.callback()

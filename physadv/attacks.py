@@ -26,7 +26,7 @@ _NUMBERS = ("done", "photographs", "seconds", "history")
 
 @dataclass(frozen=True)
 class Step:
-    """What is reported after a step; success and the held-out loss at every check."""
+    """What is reported after a step; success and the held-out loss at every check. note: what else is to be said."""
 
     restart: int
     step: int
@@ -34,6 +34,7 @@ class Step:
     loss: float
     success: float | None
     seconds_left: float
+    note: str = ""
 
 
 @dataclass(frozen=True)

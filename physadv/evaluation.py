@@ -18,7 +18,7 @@ from physadv.threats.base import Artwork, Threat
 from physadv.transforms.exposure import sign_px
 from physadv.transforms.stages import derive
 from physadv.transforms.view import Pinhole, Relative
-from physadv.transforms.world import World, load_world, world_names
+from physadv.transforms.world import DIGITAL, World, load_world, world_names
 
 PROMISE = "promise"
 DISTANCES_M = (0.0, 3.0, 6.0, 10.0, 15.0, float("inf"))
@@ -87,7 +87,8 @@ def evaluate(
             there = load_world(name)
             same = there.hash == world.hash
             elsewhere[name] = verdict if same else _judge(replace(held_out, world=there), artwork, controls=False)
-    metrics = _metrics(verdict, elsewhere, objective, seed)
+        still = _judge(replace(held_out, world=DIGITAL, views=1), None, controls=False)
+    metrics = _metrics(verdict, elsewhere, objective, seed) | {"risk": _risk(verdict, still, seed)}
     return Evaluation(metrics | {"world": {"name": world.name, "hash": world.hash}}, verdict)
 
 
@@ -135,6 +136,20 @@ def _metrics(verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objecti
         worst = min(known, key=lambda name: known[name]["rate"])
         metrics["worst_world"] = {"world": worst} | known[worst]
     return metrics | {"cells": _cells(verdict, objective, seed)}
+
+
+def _risk(verdict: Verdict, still: Verdict, seed: int) -> dict[str, Any]:
+    """Wrong answers, whatever the goal: as the file has it, in random views, in the worst case over all that was worn."""
+    wrong = [_wrong(verdict, logits) for logits in (verdict.clean, *verdict.attacked.values())]
+    cases = {"clean": (still, _wrong(still, still.clean)), "views": (verdict, wrong[0])}
+    cases["robust"] = (verdict, torch.stack(wrong).any(0))
+    return {name: _rate(of, bad, torch.ones_like(bad), seed).to_json() for name, (of, bad) in cases.items()}
+
+
+def _wrong(verdict: Verdict, logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+    """Neither the truth nor an abstention."""
+    goal = parse_goal("untargeted", verdict.held_out.target.classes)
+    return Margin(goal).success(logits, verdict.held_out.truth)
 
 
 def _asr(verdict: Verdict, objective: Objective, what: str, seed: int) -> dict[str, Any]:

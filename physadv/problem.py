@@ -28,7 +28,7 @@ from physadv.transforms.world import Shots, World
 _CHOOSE = 8  # held-out views of each scene at least, where every scene chooses its own θ
 
 _Views = tuple[Int[Tensor, " n"], Float[Tensor, "n 4"], Shots]
-Photographed = Callable[[Artwork, Shots, Int[Tensor, " n"]], Float[Tensor, " n"]]
+Photographed = Callable[[Float[Tensor, "n 3 h w"], Shots, Int[Tensor, " n"]], Float[Tensor, " n"]]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class Problem:
         def loss(theta: Theta) -> Float[Tensor, " a"]:
             artwork = self.threat.artwork(theta)
             worn = (artwork.take(rows) if self.separate else artwork).at(places)
-            losses = self.objective.loss(self.target(shots.photograph(worn)), self.truth[rows])
-            losses = losses if extra is None else losses + extra(worn, shots, rows)
+            photographs = shots.photograph(worn)
+            losses = self.objective.loss(self.target(photographs), self.truth[rows])
+            losses = losses if extra is None else losses + extra(photographs, shots, rows)
             return self._expected(losses, rows, len(theta)) + self._unprintable(theta)
 
         return Landscape(
@@ -131,9 +132,15 @@ class Problem:
             penalty = penalty + settings.nps * non_printability(artwork.rgb, artwork.alpha, printable_palette())
         return penalty
 
-    def judge(self, theta: Theta) -> tuple[Bool[Tensor, "views b"], Float[Tensor, "views b"]]:
-        """Which held-out views are won, and the loss in each; one column where an artwork serves all scenes."""
-        (logits,) = self.held_out.answers(self.threat.artwork(theta).quantised())
+    def judge(
+        self, theta: Theta, *, rounded: bool = True
+    ) -> tuple[Bool[Tensor, "views b"], Float[Tensor, "views b"]]:
+        """Which held-out views are won, and the loss in each; one column where an artwork serves all scenes.
+
+        rounded: to 8 bits, as a PNG will hold it.
+        """
+        artwork = self.threat.artwork(theta)
+        (logits,) = self.held_out.answers(artwork.quantised() if rounded else artwork)
         won = self.objective.success(logits, self.held_out.truth)
         losses = self.objective.loss(logits, self.held_out.truth)
         if self.separate:

@@ -95,10 +95,12 @@ def tracks(tmp_path: Path) -> Scenes:
 # --- rates by hand
 
 CLEAN, ARTWORK, GREY, RANDOM = (1, 1, 1, 0), (0, 1, 2, 2), (1, 1, 1, 1), (1, 0, 1, 1)
+STILL = (0,)
 
 
 def scripted(*elsewhere: tuple[int, ...]) -> Classifier:
-    return classifier(Scripted([says(*rows) for rows in (CLEAN, ARTWORK, GREY, GREY, GREY, RANDOM, *elsewhere)]))
+    answers = (CLEAN, ARTWORK, GREY, GREY, GREY, RANDOM, *elsewhere, STILL)
+    return classifier(Scripted([says(*rows) for rows in answers]))
 
 
 def test_rates_of_answers_written_by_hand():
@@ -113,6 +115,8 @@ def test_rates_of_answers_written_by_hand():
     assert metrics["worlds"] == {"night": wilson(1, 4).to_json() | {"unconditional": wilson(1, 4).to_json()}}
     assert metrics["promise"] == wilson(2, 2).to_json() | {"unconditional": wilson(4, 4).to_json()}
     assert metrics["worst_world"] == {"world": "night"} | metrics["worlds"]["night"]
+    risks = {"clean": wilson(1, 1), "views": wilson(1, 4), "robust": wilson(4, 4)}
+    assert metrics["risk"] == {name: risk.to_json() for name, risk in risks.items()}
 
 
 def test_targeted_success_is_the_wanted_class_and_no_other():
@@ -142,15 +146,14 @@ def test_every_named_world_and_the_promise_are_judged():
     assert list(metrics["worlds"]) == world_names()
     assert "promise" not in metrics["worlds"]
     assert {"rate", "k", "n", "ci95", "unconditional"} == set(metrics["promise"])
-    assert {"accuracy", "clean", "attacked", "controls", "promise", "worlds", "worst_world", "cells", "world"} == set(
-        metrics
-    )
+    keys = {"accuracy", "clean", "attacked", "controls", "promise", "worlds", "worst_world", "cells", "world", "risk"}
+    assert set(metrics) == keys
     assert metrics["world"] == {"name": "digital", "hash": DIGITAL.hash}
 
 
 def test_without_artwork_only_the_clean_target_is_judged():
     metrics = judge(fake_classifier(classes=CLASSES), signs(), None).metrics
-    assert set(metrics) == {"accuracy", "clean", "world"}
+    assert set(metrics) == {"accuracy", "clean", "world", "risk"}
     assert metrics["accuracy"]["n"] == 4
 
 
@@ -259,7 +262,7 @@ def test_staged_views_are_independent_and_photographs_of_a_sign_are_not(tracks: 
     target = fake_classifier(classes=CLASSES, size_px=16)
     staged = judge(target, signs(), sticker(signs()), world=load_world("drive-by"), views=40).metrics
     assert staged["accuracy"] == wilson(staged["accuracy"]["k"], 40).to_json()
-    module = Scripted([says(*rows) for rows in ([1] * 12, [0] * 8 + [1] * 4, *[[1] * 12] * 8)])
+    module = Scripted([says(*rows) for rows in ([1] * 12, [0] * 8 + [1] * 4, *[[1] * 12] * 9)])
     metrics = judge(classifier(module), tracks, sticker(tracks), views=1).metrics
     independent = wilson(8, 12).to_json()["ci95"]
     low, high = metrics["attacked"]["ci95"]
@@ -272,7 +275,7 @@ def test_staged_views_are_independent_and_photographs_of_a_sign_are_not(tracks: 
 def test_cells_add_up(kind: str, tracks: Scenes):
     scenes = signs() if kind == "staged" else tracks
     right, fooled = [1] * 50 + [0] * 10, [0, 1, 2] * 20
-    target = classifier(Scripted([says(*rows) for rows in (right, fooled) * 5]))
+    target = classifier(Scripted([says(*rows) for rows in (*(right, fooled) * 5, [1] * len(scenes))]))
     metrics = judge(target, scenes, sticker(scenes), world=load_world("drive-by"), views=60 // len(scenes)).metrics
     assert sum(cell["k"] for cell in metrics["cells"]) == metrics["attacked"]["k"] == 33
     assert sum(cell["n"] for cell in metrics["cells"]) == metrics["attacked"]["n"] == 50
@@ -346,6 +349,6 @@ def test_accuracy_counts_clean_views(tracks: Scenes):
 
 
 def test_nan_from_the_target_is_refused():
-    module = Scripted([torch.full((4, 3), torch.nan)] * 11)
+    module = Scripted([torch.full((4, 3), torch.nan)] * 10 + [torch.full((1, 3), torch.nan)])
     with pytest.raises(UserError, match="NaN"):
         judge(classifier(module), signs(), sticker(signs()))

@@ -1,6 +1,7 @@
 """Sample complexity: the closed form against simulation, impossibility, learning curves and what they foretell."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from math import exp, log, pi, sqrt
 from pathlib import Path
@@ -16,7 +17,7 @@ from physadv.console import Console
 from physadv.errors import UserError
 from physadv.runs import run_samples
 from physadv.samples import curves
-from physadv.samples.curves import Study, judged, measure, part, recipe_for
+from physadv.samples.curves import Study, epochs_for, judged, measure, part
 from physadv.samples.demonstration import Vanishing
 from physadv.samples.extrapolation import Curves, answer, interval, posterior, replicated, unlabelled
 from physadv.samples.gaussian import Gaussian, lower_bound
@@ -189,14 +190,14 @@ def test_the_answer_knows_what_it_cannot_say():
     assert known.error(1000.0) == pytest.approx(0.3 * ones)
     assert known.needed(0.2) == pytest.approx(4000 * ones), "0.1 + 0.2 · (n/1000)^−½ = 0.2"
     said = answer(known, goal_accuracy=0.8, have=1000)
-    assert (said["verdict"], said["photographs"]["median"]) == ("estimate", pytest.approx(4000))
+    assert (said["verdict"], said["signs"]["median"]) == ("estimate", pytest.approx(4000))
     assert answer(known, goal_accuracy=0.8, have=5000)["verdict"] == "reached"
     said = answer(known, goal_accuracy=0.95, have=1000)
-    assert (said["verdict"], said["reachable"], said["photographs"]["median"]) == ("not reachable", 0.0, None)
+    assert (said["verdict"], said["reachable"], said["signs"]["median"]) == ("not reachable", 0.0, None)
     torn = Curves(1000.0, np.linspace(0, 0.3, 100), 0.2 * ones, 0.5 * ones, 0 * ones, 0.01 * ones)
     said = answer(torn, goal_accuracy=0.8, have=1000)
     assert said["verdict"] == "uncertain"
-    assert said["photographs"]["ci90"][1] is None
+    assert said["signs"]["ci90"][1] is None
     assert interval(np.array([1.0, np.inf, np.inf]))["median"] is None
 
 
@@ -277,8 +278,6 @@ def study(scenes: Scenes, judge: Scenes, **changes) -> Study:
 
 
 def test_parts_are_whole_signs_of_every_class_and_nested(photographs: Scenes):
-    from dataclasses import replace
-
     groups = tuple(f"{label}-{row % 4}" for row, label in enumerate(photographs.labels.tolist()))
     tracks = replace(photographs, groups=groups)
     parts = [part(tracks, share, seed=3) for share in (0.01, 0.5, 1.0)]
@@ -290,9 +289,8 @@ def test_parts_are_whole_signs_of_every_class_and_nested(photographs: Scenes):
 
 
 def test_the_recipe_is_a_function_of_the_size():
-    assert recipe_for(1600, 0.1).epochs == pytest.approx(2 * recipe_for(6400, 0.1).epochs, abs=1)
-    assert recipe_for(10**9, 0.1).epochs == 1
-    assert recipe_for(1600, 0.1).epsilon == 0.1
+    assert epochs_for(1600, "robust") == pytest.approx(2 * epochs_for(6400, "robust"), abs=1)
+    assert epochs_for(10**9, "robust") == 1
 
 
 def test_the_attack_is_judged_within_its_ball(others: Scenes):
@@ -319,7 +317,7 @@ def test_the_attack_is_judged_within_its_ball(others: Scenes):
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "EFFORT", 5.0)
+    monkeypatch.setattr(curves, "EFFORT", {"standard": 5.0, "robust": 5.0})
 
 
 def test_an_interrupted_curve_goes_on_where_it_was(

@@ -280,6 +280,7 @@ def test_run_writes_what_it_says(there: Path, capsys: pytest.CaptureFixture) -> 
     candidates = sum(len(panel["places"]) for panel in plain)
     judged = 4 * (7 + sum(len(panel["places"]) for panel in plain) // 3)
     assert said["cost"]["candidates"] == candidates
+    assert metrics["run"]["config"]["sizes"] == "20%,30%"
     assert said["cost"]["photographs"] == 4 * candidates + judged
     printed = capsys.readouterr().err
     assert f"{candidates} candidates x 4 views = {4 * candidates} photographs, and {judged} more" in printed
@@ -315,7 +316,11 @@ def test_worst_colour_is_the_largest_of_the_colours(there: Path) -> None:
 
 
 def test_same_seed_same_figures_and_another_seed_other_views(there: Path) -> None:
-    first, again, other = scan(), scan(overwrite=True), scan(overwrite=True, seed=1)
+    first, again, other = (
+        scan(sizes="20%"),
+        scan(sizes="20%", overwrite=True),
+        scan(sizes="20%", overwrite=True, seed=1),
+    )
     for metrics in (first, again, other):
         metrics["scan"].pop("cost")
     assert first["scan"] == again["scan"]
@@ -402,6 +407,9 @@ def test_maps_are_to_scale() -> None:
     assert top_of(said) == 0.4
     ((drawn,),) = maps(said)
     assert drawn.box == (110.0, 10.0, 80.0, 80.0)
+    nothing = panel | {"places": [place | {"rate": 0.0, "k": 0}]}
+    ((empty,),) = maps(said | {"panels": [nothing]})
+    assert empty.box is None
     (tile,) = drawn.tiles
     assert (tile.x + tile.width / 2, tile.y + tile.height / 2) == pytest.approx((150, 50))
     assert "150, 50 mm: 31 % [20–40] 31/100" in tile.said

@@ -35,12 +35,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Map:
-    """One size and colour over the face. box: the sticker at its best place, to scale, as x, y, width, height."""
+    """One size and colour over the face. box: the sticker at its best place (x, y, width, height), if any place wins."""
 
     size: str
     colour: str
     tiles: tuple[Tile, ...]
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
     best: str
 
 
@@ -62,6 +62,7 @@ def write_scan_report(path: Path, *, metrics: Mapping[str, Any], verdict: Verdic
         "face": data_uri(_greyed(to_pil(scenes.faces.images[int(scenes.face[0])]))),
         "piece": pieces(artwork, verdict)[0],
         "rows": [{"what": candidate(one), "points": points(one["difference"])} | one for one in scan["best"]],
+        "others": {what: rate for what, rate in metrics["controls"].items() if what != saved["colour"]},
         "goal": goal_class(run["goal"]),
         "staged": scenes.staged,
         "config": flat(run["config"]),
@@ -123,8 +124,10 @@ def _map(panel: Mapping[str, Any], scan: Mapping[str, Any], top: float) -> Map:
     tiles = tuple(_tile(place, cell_mm, top) for place in panel["places"])
     best = max(panel["places"], key=lambda place: place["k"])
     (x, y), (width, height) = best["centre_mm"], panel["size_mm"]
+    if not best["k"]:
+        return Map(panel["size"], panel["colour"], tiles, None, "no success at any place")
     box = (x - width / 2, y - height / 2, width, height)
-    return Map(panel["size"], panel["colour"], tiles, box, f"{percent(best['rate'])} at {x:.0f}, {y:.0f} mm")
+    return Map(panel["size"], panel["colour"], tiles, box, f"best {percent(best['rate'])} at {x:.0f}, {y:.0f} mm")
 
 
 def _tile(place: Mapping[str, Any], cell_mm: Sequence[float], top: float) -> Tile:

@@ -15,7 +15,7 @@ from physadv.errors import UserError
 from physadv.files import prepare_folder, write_atomic, write_json
 from physadv.report.samples import data_headline, theory_headline, write_samples_report
 from physadv.runs.shared import check_device
-from physadv.samples.curves import Done, Study, estimate, measure
+from physadv.samples.curves import CONTEXT, Done, Study, estimate, input_px, measure
 from physadv.samples.demonstration import demonstrate
 from physadv.samples.gaussian import Gaussian
 from physadv.samples.plots import data_png, theory_png, vanishing_png
@@ -85,8 +85,9 @@ def _study(options: SamplesOptions) -> Study:
         )
     epsilon = parse_threat(f"linf:{options.epsilon or EPSILON_DATA}")
     assert isinstance(epsilon, Linf)
-    scenes = load_scenes(str(options.scenes))
-    judge = load_scenes(options.judge, limit=options.judge_photographs)
+    pixels = input_px(options.arch)
+    scenes = load_scenes(str(options.scenes), canvas_px=pixels, margin=CONTEXT)
+    judge = load_scenes(options.judge, limit=options.judge_photographs, canvas_px=pixels, margin=CONTEXT)
     check_sources(options.arch, [scenes], [judge])
     return Study(
         arch=options.arch,

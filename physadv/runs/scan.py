@@ -91,7 +91,7 @@ class _Cost:
 
 def run_scan(options: ScanOptions, *, command: str, console: Console) -> dict[str, Any]:
     """Try everything, judge the best on fresh views, save: artwork, metrics.json, report.html."""
-    run = _prepare(options, command)
+    run = _prepare(_resolved(options), command)
     correct = correct_views(run.search)
     estimate = seconds_per_photograph(run.search, run.panels, run.objective) * run.photographs
     console.announce(_plan(run), estimate)
@@ -108,6 +108,13 @@ def run_scan(options: ScanOptions, *, command: str, console: Console) -> dict[st
     cost = _Cost(sum(map(len, run.panels)), run.photographs, estimate, time.monotonic() - start)
     figures = _figures(run, tried, winners, judged, correct, result, cost)
     return _finish(run, artwork, result, figures, out)
+
+
+def _resolved(options: ScanOptions) -> ScanOptions:
+    """Sizes and colours as they will be used: an artwork has its own."""
+    sizes, colours = (SIZES, COLOURS) if options.artwork is None else (OWN, None)
+    given = {"sizes": sizes, "colours": colours} | options.model_dump(include={"sizes", "colours"}, exclude_none=True)
+    return options.model_copy(update=given)
 
 
 def _prepare(options: ScanOptions, command: str) -> _Run:
@@ -128,17 +135,14 @@ def _prepare(options: ScanOptions, command: str) -> _Run:
 
 
 def _panels(options: ScanOptions, scenes: Scenes) -> tuple[Panel, ...]:
-    if options.artwork is None:
-        artworks = solid(_listed(COLOURS if options.colours is None else options.colours))
-        sizes = SIZES if options.sizes is None else options.sizes
-    else:
-        artworks = {ARTWORK: _movable(options)}
-        sizes = OWN if options.sizes is None else options.sizes
+    artworks = {ARTWORK: _movable(options)} if options.artwork else solid(_listed(options.colours))
     artworks = {name: artwork.to(options.device) for name, artwork in artworks.items()}
-    return lay_out(scenes, artworks, _listed(sizes), grid=options.grid)
+    return lay_out(scenes, artworks, _listed(options.sizes), grid=options.grid)
 
 
-def _listed(text: str) -> list[str]:
+def _listed(text: str | None) -> list[str]:
+    """Parts between commas, each once."""
+    text = text or ""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 

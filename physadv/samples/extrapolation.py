@@ -31,11 +31,11 @@ class Curves:
     tau: Numbers
 
     def error(self, n: float) -> Numbers:
-        """The mean error of trainings on n photographs."""
+        """The mean error of trainings on n signs."""
         return np.clip(self.a + self.e * ((n + self.n0) / (self.largest + self.n0)) ** -self.c, 0, 1)
 
     def run(self, n: float, *, seed: int) -> Numbers:
-        """The error of one more training on n photographs."""
+        """The error of one more training on n signs."""
         noise = np.random.default_rng(seed).standard_normal(len(self.tau))
         return np.clip(self.error(n) + self.tau * noise, 0, 1)
 
@@ -90,14 +90,14 @@ def interval(values: Numbers) -> dict[str, Any]:
 
 
 def answer(curves: Curves, *, goal_accuracy: float, have: int) -> dict[str, Any]:
-    """How many photographs in all reach the goal; `verdict`: reached, estimate, uncertain, or not reachable.
+    """How many signs in all reach the goal; `verdict`: reached, estimate, uncertain, or not reachable.
 
     Not reachable: 95 % of the curves end below the goal. Uncertain: more than 5 % do, and there is no upper bound.
     """
     needed = curves.needed(1 - goal_accuracy)
     reach = float(np.isfinite(needed).mean())
-    photographs = interval(needed)
-    high = photographs["ci90"][1]
+    signs = interval(needed)
+    high = signs["ci90"][1]
     verdict = "estimate" if high is not None else "uncertain" if reach > 0.05 else "not reachable"
     if high is not None and high <= have:
         verdict = "reached"
@@ -105,8 +105,8 @@ def answer(curves: Curves, *, goal_accuracy: float, have: int) -> dict[str, Any]
         "goal_accuracy": goal_accuracy,
         "verdict": verdict,
         "reachable": reach,
-        "photographs": photographs,
-        "far": photographs["median"] is not None and photographs["median"] > FARTHEST * curves.largest,
+        "signs": signs,
+        "far": signs["median"] is not None and signs["median"] > FARTHEST * curves.largest,
         "ceiling": interval(1 - curves.a),
     }
 

@@ -34,17 +34,17 @@ def theory_png(theory: Mapping[str, Any]) -> bytes:
 
 def data_png(data: Mapping[str, Any], goal: float) -> bytes:
     """Measured accuracies, the extrapolated curves with their 90 % bands, the goal, and what was verified."""
-    figure, axes = _frame("training photographs", "accuracy")
+    figure, axes = _frame(f"training signs, {data['photographs'] / data['signs']:.1f} photographs of each", "accuracy")
     for (name, curve), colour in zip(data["curves"].items(), (STANDARD, ROBUST), strict=True):
-        n = [point["photographs"] for point in curve["line"]]
+        n = [point["signs"] for point in curve["line"]]
         axes.plot(n, [point["median"] for point in curve["line"]], color=colour, label=_name(name, data))
         low, high = ([point["ci90"][end] for point in curve["line"]] for end in (0, 1))
         axes.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
         for point in curve["measured"]:
-            axes.plot([point["photographs"]] * len(point["runs"]), point["runs"], "o", color=colour, markersize=4)
+            axes.plot([point["signs"]] * len(point["runs"]), point["runs"], "o", color=colour, markersize=4)
         for run in data.get("verified", {}).get(name, {"runs": []})["runs"]:
-            axes.plot(data["photographs"], run, "D", color=colour, markersize=6, markerfacecolor="white")
-    axes.axvline(data["photographs"], color=GREY, linewidth=1, label="all there are")
+            axes.plot(data["signs"], run, "D", color=colour, markersize=6, markerfacecolor="white")
+    axes.axvline(data["signs"], color=GREY, linewidth=1, label="all there are")
     axes.axhline(goal, color=GREY, linestyle="--", linewidth=1, label="goal (robust)")
     if "verified" in data:
         axes.plot([], [], "D", color=GREY, markerfacecolor="white", label="verified, not fitted")

@@ -1,6 +1,7 @@
 """From measured points to what they foretell: the accuracy on more photographs, and how many a goal takes."""
 
 from collections.abc import Callable, Sequence
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,20 @@ from physadv.transforms.stages import derive
 
 BEYOND = 8.0  # the plotted curve ends at so many times all photographs
 GRID = 60
+KINDS = {"standard": ("standard", "clean"), "robust": ("robust", "robust")}  # curve: training, accuracy
 
 
 def prognosis(study: Study, points: Sequence[Point], *, goal_accuracy: float) -> dict[str, Any]:
     """`data` of metrics.json: measured means, extrapolated curves, the answers; everything that was measured is used.
 
-    standard: clean accuracy of standard training. robust: accuracy under attack of adversarial training.
+    standard: clean accuracy of standard training. robust: accuracy under attack of adversarial training. The law is in
+    signs, because photographs of one sign are nearly one photograph; what follows for photographs takes as many of each.
     """
-    have = len(study.scenes)
-    kinds = {"standard": ("standard", "clean"), "robust": ("robust", "robust")}
-    told = {name: _curve(study, points, how, what, have, goal_accuracy) for name, (how, what) in kinds.items()}
+    told = {name: _curve(study, points, *what, goal_accuracy) for name, what in KINDS.items()}
     noise = 1 - told["standard"]["measured"][-1]["accuracy"]["rate"]
+    each = len(study.scenes) / len(set(study.scenes.groups))
     return {
-        "photographs": have,
+        "photographs": len(study.scenes),
         "signs": len(set(study.scenes.groups)),
         "judged": {"photographs": len(study.judge), "signs": len(set(study.judge.groups))},
         "epsilon": study.epsilon,
@@ -32,29 +34,29 @@ def prognosis(study: Study, points: Sequence[Point], *, goal_accuracy: float) ->
         "curves": told,
         "robust_accuracy_of_standard": _measured(study, points, "standard", "robust"),
         "clean_accuracy_of_robust": _measured(study, points, "robust", "clean"),
-        "more": _more(told["robust"]["answer"], have, noise, len(set(study.scenes.labels.tolist()))),
+        "more": _more(study, told["robust"]["answer"], each, noise),
     }
 
 
-def _curve(study: Study, points: Sequence[Point], training: str, what: str, have: int, goal: float) -> dict[str, Any]:
+def _curve(study: Study, points: Sequence[Point], training: str, what: str, goal: float) -> dict[str, Any]:
+    have = len(set(study.scenes.groups))
     here = extrapolated(study, points, training, what, other_signs=False)
     elsewhere = extrapolated(study, points, training, what, other_signs=True)
     seed = derive(study.seed, "one more run")
-    smallest = min(point.photographs for point in points)
-    grid = np.geomspace(smallest, BEYOND * have, GRID)
+    grid = np.geomspace(min(point.signs for point in points), BEYOND * have, GRID)
     return {
         "measured": _measured(study, points, training, what),
-        "at_all": interval(1 - here.run(have, seed=seed)) | {"photographs": have},
+        "at_all": interval(1 - here.run(have, seed=seed)),
         "at_all_other_signs": interval(1 - elsewhere.run(have, seed=seed)),
         "exponent": interval(elsewhere.c),
-        "line": [{"photographs": float(n)} | interval(1 - elsewhere.error(n)) for n in grid],
+        "line": [{"signs": float(n)} | interval(1 - elsewhere.error(n)) for n in grid],
         "answer": answer(elsewhere, goal_accuracy=goal, have=have),
     }
 
 
 def extrapolated(study: Study, points: Sequence[Point], training: str, what: str, *, other_signs: bool) -> Curves:
     """The posterior over bootstrap replicates of seeds and, where it is to hold for other signs, of judged signs."""
-    largest = max(_mean_size(points, share) for share in {point.share for point in points})
+    largest = float(max(np.mean([p.signs for p in points if p.share == share]) for share in {p.share for p in points}))
     draw = _resampled(study, [point for point in points if point.training == training], what, signs=other_signs)
     return replicated(draw, largest=largest, seed=derive(study.seed, "extrapolation", training, what))
 
@@ -64,7 +66,7 @@ def _resampled(
 ) -> Callable[[np.random.Generator], tuple[Numbers, Numbers]]:
     right = np.array([getattr(point, what) for point in points], dtype=float)
     of_sign = np.bincount(study.judged_signs).astype(float)
-    size = np.array([point.photographs for point in points], dtype=float)
+    size = np.array([point.signs for point in points], dtype=float)
     seed_of = np.array([point.seed for point in points])
     seeds = np.unique(seed_of)
 
@@ -81,8 +83,7 @@ def _measured(study: Study, points: Sequence[Point], training: str, what: str) -
     """By size: the mean over seeds, with the interval of one that judges other signs."""
     shares = sorted({point.share for point in points})
     return [
-        {"share": share, "photographs": _mean_size(points, share)}
-        | _mean(study, [one for one in points if (one.share, one.training) == (share, training)], what)
+        {"share": share} | _mean(study, [one for one in points if (one.share, one.training) == (share, training)], what)
         for share in shares
     ]
 
@@ -98,25 +99,20 @@ def _mean(study: Study, points: Sequence[Point], what: str) -> dict[str, Any]:
         ]
     )
     rate = cluster_rate(right, groups, seed=derive(study.seed, "measured"))
-    return {"accuracy": rate.to_json(), "runs": runs, "signs": float(np.mean([point.signs for point in points]))}
+    sizes = {name: float(np.mean([getattr(point, name) for point in points])) for name in ("photographs", "signs")}
+    return sizes | {"accuracy": rate.to_json(), "runs": runs}
 
 
-def _mean_size(points: Sequence[Point], share: float) -> float:
-    return float(np.mean([point.photographs for point in points if point.share == share]))
-
-
-def _more(answered: dict[str, Any], have: int, noise: float, classes: int) -> dict[str, Any]:
-    """How many more than there are: labelled, and, under an assumption, unlabelled."""
-    low, high = answered["photographs"]["ci90"]
-    quantiles = {"low": low, "median": answered["photographs"]["median"], "high": high}
-    labelled = {name: None if n is None else max(0.0, n - have) for name, n in quantiles.items()}
-    worth = {
-        name: None if n is None else unlabelled(n, label_noise=noise, classes=classes) for name, n in labelled.items()
-    }
-    finite = {name: None if n is None or not np.isfinite(n) else n for name, n in worth.items()}
+def _more(study: Study, answered: dict[str, Any], each: float, noise: float) -> dict[str, Any]:
+    """Photographs beyond those there are: labelled, and, under an assumption, unlabelled. None is infinity."""
+    low, high = answered["signs"]["ci90"]
+    quantiles = {"low": low, "median": answered["signs"]["median"], "high": high}
+    labelled = {name: inf if n is None else max(0.0, n * each - len(study.scenes)) for name, n in quantiles.items()}
+    classes = len(set(study.scenes.labels.tolist()))
+    worth = {name: unlabelled(n, label_noise=noise, classes=classes) for name, n in labelled.items()}
     return {
-        "labelled": labelled,
-        "unlabelled": finite,
+        "labelled": {name: n if isfinite(n) else None for name, n in labelled.items()},
+        "unlabelled": {name: n if isfinite(n) else None for name, n in worth.items()},
         "label_noise": noise,
         "assumption": "a photograph labelled by the standard model counts (1 - p K/(K-1))^2 of a labelled one; "
         "p is that model's measured error (Carmon 2019; Uesato 2019)",
@@ -126,7 +122,7 @@ def _more(answered: dict[str, Any], have: int, noise: float, classes: int) -> di
 def verify(study: Study, points: Sequence[Point], foretold: dict[str, Any]) -> dict[str, Any]:
     """Trainings on all photographs, which no curve was fitted to, beside what was foretold for one of them."""
     held: dict[str, Any] = {}
-    for name, (training, what) in {"standard": ("standard", "clean"), "robust": ("robust", "robust")}.items():
+    for name, (training, what) in KINDS.items():
         low, high = foretold["curves"][name]["at_all"]["ci90"]
         runs = [sum(getattr(point, what)) / len(study.judge) for point in points if point.training == training]
         held[name] = {

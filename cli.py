@@ -99,7 +99,7 @@ def scan(options: ScanOptions) -> None:
     """Try a sticker at every place of a grid over the sign: a map of where it is vulnerable, and the best place."""
     with Console() as console:
         metrics = run_scan(options, command=_command(), console=console)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (candidate(one), _percent(one["judged"]), _percent(one["mean"]), points(one["difference"]))
         for one in metrics["scan"]["best"]
     ]

@@ -30,7 +30,7 @@ class Console:
         """After every step of an attack."""
         done = step.restart * step.steps + step.step
         success = "" if step.success is None else f"held-out success {100 * step.success:.0f} %, "
-        text = f"loss {step.loss:+.2f}, {success}{_time(step.seconds_left)} left"
+        text = f"loss {step.loss:+.2f}, {success}{duration(step.seconds_left)} left"
         if not self.rich.is_terminal:
             if step.success is not None:
                 self.rich.print(f"step {step.step}/{step.steps} (start {step.restart + 1}): {text}", highlight=False)
@@ -50,7 +50,7 @@ class Console:
         """After every epoch of a training."""
         self.rich.print(
             f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, accuracy {100 * epoch.accuracy:.1f} %, "
-            f"{_time(epoch.seconds_left)} left",
+            f"{duration(epoch.seconds_left)} left",
             highlight=False,
         )
 
@@ -59,9 +59,13 @@ class Console:
         """Lines of what is being judged."""
         yield lambda what: self.rich.print(f"judging: {what}", highlight=False)
 
+    def say(self, text: str) -> None:
+        """One line."""
+        self.rich.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def announce(self, what: str, seconds: float) -> None:
         """What a long command is about to do, and how long that will take."""
-        self.rich.print(f"{what}: about {_time(seconds)}", highlight=False, soft_wrap=True)
+        self.rich.print(f"{what}: about {duration(seconds)}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -75,7 +79,7 @@ class Console:
         def advance(more: int) -> None:
             nonlocal done
             tenths, done = 10 * done // total, done + more
-            left = f"{_time((time.monotonic() - start) / done * (total - done))} left"
+            left = f"{duration((time.monotonic() - start) / done * (total - done))} left"
             bar.update(task, completed=done, description=left)
             if not self.rich.is_terminal and 10 * done // total > tenths:
                 self.rich.print(f"{what}: {done} of {total}, {left}", highlight=False)
@@ -89,6 +93,6 @@ class Console:
             self._bar = None
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

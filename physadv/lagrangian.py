@@ -296,7 +296,7 @@ def _bare(problem: Problem, *, one: bool) -> Theta:
     several = bool((pictures != pictures[:1]).any()) or isinstance(problem.threat, RoamingPatch)
     if one and several:
         raise UserError(
-            f"{problem.threat.name} lies on different grounds, so that there is no one distance from the bare sign: use "
+            f"{problem.threat.name} lies on different grounds, so there is no one distance from the bare sign: use "
             "--closest seen, or one place and --classes of one face."
         )
     return pictures.mean(0, keepdim=True)

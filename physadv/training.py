@@ -73,8 +73,9 @@ def train(
     with _seeded(seed, sources[0].images.device):
         for epoch in range(recipe.epochs):
             losses, hits = [], []
-            for clean, labels in _batches(sources, world, frame, recipe, seed=seed, epoch=epoch):
-                drawn = derive(seed, "perturb", epoch, len(losses))
+            batches = _batches(sources, world, frame, recipe, seed=seed, epoch=epoch)
+            for step, (clean, labels) in enumerate(batches):
+                drawn = derive(seed, "perturb", epoch, step)
                 images = perturbed(module, clean, labels, recipe.epsilon, seed=drawn) if recipe.epsilon else clean
                 with torch.autocast(images.device.type, torch.bfloat16):
                     logits = module.train()(images.contiguous(memory_format=torch.channels_last)).float()

@@ -109,7 +109,7 @@ def test_impossible_is_never_contradicted(d: int, epsilon: float):
 
 def test_what_is_needed_is_the_least():
     for epsilon, goal in product((0.0, 0.2, 0.5), (0.01, 0.1, 0.4)):
-        model = Gaussian(256, 4.0)
+        model = Gaussian(256, 2.5)
         n = model.needed(goal, epsilon)
         assert n is not None
         assert model.error(n, epsilon) <= goal
@@ -317,7 +317,8 @@ def test_the_attack_is_judged_within_its_ball(others: Scenes):
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "EFFORT", {"standard": 5.0, "robust": 5.0})
+    monkeypatch.setattr(curves, "EFFORT", {"standard": 1.0, "robust": 1.0})
+    monkeypatch.setattr(curves, "ATTACK_STEPS", 2)
 
 
 def test_an_interrupted_curve_goes_on_where_it_was(

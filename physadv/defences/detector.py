@@ -17,15 +17,17 @@ Logits = Float[Tensor, "n c"]
 
 FALSE_POSITIVES = 0.05
 FEWEST = 40  # images that a quantile of 5 % can be read from
+WEIGHT = 0.25  # against a whole: 15 instead of 21 % of photographs withstand 50 steps (softmax), 17 of 19 (mahalanobis)
 FAR = 100.0  # logits that the naive attacker's abstention lies below all others
 
 
 class Detector(nn.Module):
-    """z_abstain = max_j z_j + asinh((score − threshold) / spread): the largest exactly where the score is too high.
+    """z_abstain = max_j z_j + asinh((score − threshold) / spread) / 4: the largest exactly where the score is too high.
 
     The N + 1 class construction of Carlini & Wagner, "Adversarial examples are not easily detected" (AISec 2017,
-    section 3.2). spread: from the median score of clean images to the threshold. asinh: about as large as logits
-    whatever the score, and its gradient never vanishes.
+    section 3.2). spread: from the median score of clean images to the threshold. asinh: its gradient never vanishes.
+    A quarter of it: less than classes differ by, so that descent crosses to another class first, through whatever is
+    suspicious on the way, and silences the alarm there.
     """
 
     abstains = True
@@ -77,5 +79,5 @@ class Detector(nn.Module):
             logits = module(images)
             return torch.cat([logits, logits.detach().amin(1, keepdim=True) - FAR], 1)
         logits, score = self.scored(module, images)
-        verdict = logits.amax(1) + ((score - self.threshold) / self.spread).asinh()
+        verdict = logits.amax(1) + WEIGHT * ((score - self.threshold) / self.spread).asinh()
         return torch.cat([logits, verdict[:, None]], 1)

@@ -1,30 +1,52 @@
 """Optimisers by name."""
 
-from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 from physadv.errors import UserError
 from physadv.optimisers.adam import Adam
 from physadv.optimisers.base import Optimiser
-from physadv.optimisers.descent import Descent
+from physadv.optimisers.descent import Autograd, Descent, Gradient
 from physadv.optimisers.pgd import PGD
 from physadv.optimisers.random_search import RandomSearch
 from physadv.optimisers.spsa import NES, SPSA
 
-_OF_RADIUS = 0.25
-_MAKERS: dict[str, tuple[Callable[[float], Optimiser], float]] = {
-    "pgd": (lambda step_size: Descent(PGD(step_size)), 0.02),
-    "pgd-l2": (lambda step_size: Descent(PGD(step_size, norm="l2")), 0.1),
-    "adam": (lambda step_size: Descent(Adam(step_size)), 0.02),
-    "spsa": (lambda step_size: Descent(PGD(step_size), SPSA()), 0.02),
-    "nes": (lambda step_size: Descent(PGD(step_size), NES()), 0.02),
-    "random-search": (RandomSearch, 1.0),
-}
+OPTIMISERS = ("pgd", "pgd-l2", "adam", "spsa", "spsa-l2", "nes", "nes-l2", "random-search")
+
+_ESTIMATORS: dict[str, type[SPSA]] = {"spsa": SPSA, "nes": NES}
+_STEP_OF_RADIUS = 0.25
+_SIGMA_OF_RADIUS = 0.5
 
 
 def make_optimiser(name: str, step_size: float | None = None, *, radius: float | None = None) -> Optimiser:
-    if name not in _MAKERS:
-        near = get_close_matches(name, list(_MAKERS), n=1, cutoff=0)[0]
+    """One of `OPTIMISERS`, with its own step size unless one is given; `spsa:20` and `nes:20` probe 20 pairs a step.
+
+    radius: where S is a norm ball, its size in the norm of the step (l∞; l2 for names that end in it), from which the
+    default step and the distance of the probes follow. random-search reaches the corners of any S.
+    UserError: any other name, and a number of pairs that is none.
+    """
+    kind, colon, pairs = name.partition(":")
+    family, l2 = kind.removesuffix("-l2"), kind.endswith("-l2")
+    if kind not in OPTIMISERS or (colon and family not in _ESTIMATORS):
+        near = get_close_matches(kind, OPTIMISERS, n=1, cutoff=0)[0]
         raise UserError(f"There is no optimiser {name!r}: did you mean {near!r}?")
-    make, default = _MAKERS[name]
-    return make(default if step_size is None else step_size)
+    if family == "random-search":
+        return RandomSearch(1.0 if step_size is None else step_size)
+    default = (0.1 if l2 else 0.02) if radius is None else _STEP_OF_RADIUS * radius
+    step = default if step_size is None else step_size
+    if family == "adam":
+        return Descent(Adam(step))
+    return Descent(PGD(step, norm="l2" if l2 else "linf"), _gradient(name, None if l2 else radius))
+
+
+def _gradient(name: str, radius: float | None) -> Gradient:
+    kind, colon, pairs = name.partition(":")
+    family = kind.removesuffix("-l2")
+    if family not in _ESTIMATORS:
+        return Autograd()
+    said: dict[str, Any] = {} if radius is None else {"sigma": _SIGMA_OF_RADIUS * radius}
+    if colon:
+        if not pairs.isdecimal():
+            raise UserError(f"{name!r} says nothing about pairs of probes: give a whole number, as in {kind}:10.")
+        said["pairs"] = int(pairs)
+    return _ESTIMATORS[family](**said)

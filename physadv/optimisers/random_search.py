@@ -61,7 +61,8 @@ class RandomSearch:
             lowest = torch.where(better, loss, lowest)
         return best, {"loss": lowest}, losses
 
-    def _stripes(self, theta: Pixels, landscape: Landscape) -> Pixels:
+    def _stripes(self, theta: Pixels, landscape: Landscape) -> Float[Tensor, "a 3 1 w"]:
+        """A colour for each column of each artwork."""
         return self.step_size * _signs((len(theta), 3, 1, theta.shape[3]), theta, landscape.generator)
 
     def _square(self, theta: Pixels, landscape: Landscape) -> Pixels:

@@ -35,7 +35,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Map:
-    """One size and colour over the face. box: the sticker at its best place (x, y, width, height), if any place wins."""
+    """One size and colour over the face. box: the sticker at its best place (x, y, width, height), if one wins."""
 
     size: str
     colour: str

@@ -8,6 +8,7 @@ from typing import Any
 from physadv.report.template import flat, write_page
 from physadv.report.words import percent, rate_text
 
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 MODEL = ("d", "sigma", "epsilon", "goal_error")
 
 
@@ -52,7 +53,11 @@ def goal_sentence(data: Mapping[str, Any]) -> str:
         return f"{goal} is reached with fewer than there are"
     if labelled["median"] is None:
         share = percent(1 - answer["reachable"])
-        return f"whether any number of photographs reaches {goal} is open: {share} of the curves end below it"
+        least = number(labelled["low"])
+        return (
+            f"whether any number of photographs reaches {goal} is open: {share} of the curves end below it, and it "
+            f"takes at least {least} more"
+        )
     low, high = number(labelled["low"]), number(labelled["high"])
     return f"{goal} takes about {number(labelled['median'])} more labelled photographs (90 %: {low} to {high})"
 
@@ -77,20 +82,20 @@ def write_samples_report(path: Path, metrics: Mapping[str, Any], pictures: Mappi
     write_page(path, "samples.html.j2", context)
 
 
-def sample_tables(metrics: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+def sample_tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Heads and rows of what the command line prints."""
     if "data" in metrics:
         return [_measured_table(metrics["data"])]
     theory, shown = metrics["theory"], metrics["demonstration"]
     head = ("ε", f"samples for {percent(theory['goal_error'])} error", "ceiling (n → ∞)")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"{row['epsilon']:g}", "impossible" if row["impossible"] else f"{row['needed']:,}", little(row["ceiling"]))
         for row in theory["rows"]
     ]
     bound = theory["lower_bound"]["scaling"]
     rows.append(("every learner", f"c · {bound:.3g}, c unknown", "ε²√d / log d; σ = c₁·d^¼, ε ≤ ¼, error near ½"))
     found = shown["simulated"]
-    vanishing = [
+    vanishing: list[tuple[str, ...]] = [
         ("closed form", f"{100 * shown['standard']:.2f} %", percent(shown["robust"])),
         ("simulated", f"{100 * found['standard']['rate']:.2f} %", percent(found["robust"]["rate"])),
     ]
@@ -100,9 +105,9 @@ def sample_tables(metrics: Mapping[str, Any]) -> list[tuple[tuple[str, ...], lis
     ]
 
 
-def _measured_table(data: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _measured_table(data: Mapping[str, Any]) -> Table:
     curves = [data["curves"][name] for name in ("standard", "robust")]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (number(standard["photographs"]), rate_text(standard["accuracy"]), rate_text(robust["accuracy"]))
         for standard, robust in zip(*(curve["measured"] for curve in curves), strict=True)
     ]

@@ -138,7 +138,7 @@ def measure(
     spent = worked = 0.0
     for number, run in enumerate(todo, start=1):
         points[run] = _point(study, *run)
-        _write(study, path, points.values())
+        _write(study, path, [*points.values()])
         spent, worked = spent + points[run].seconds, worked + work.pop(run)
         left = spent / worked * sum(work.values())
         report(Done(points[run], number, len(todo), len(study.judge), left))
@@ -170,14 +170,15 @@ def _work(study: Study, seed: int, share: float, training: str) -> float:
 def _point(study: Study, seed: int, share: float, training: str) -> Point:
     start = time.monotonic()
     scenes = part(study.scenes, share, seed=derive(study.seed, "part", seed))
-    target = _trained(
-        study, scenes, epochs_for(len(scenes), training), training, seed=derive(study.seed, "training", seed)
-    )
+    epochs, drawn = epochs_for(len(scenes), training), derive(study.seed, "training", seed)
+    target = _trained(study, scenes, epochs, training, seed=drawn)
     clean, robust = judged(target, study.judge, study.epsilon, seed=derive(study.seed, "attack"))
-    counts = [
-        tuple(np.bincount(study.judged_signs, weights=right.numpy()).astype(int).tolist()) for right in (clean, robust)
-    ]
-    return Point(seed, share, training, len(scenes), len(set(scenes.groups)), *counts, seconds=time.monotonic() - start)
+    sizes, seconds = (len(scenes), len(set(scenes.groups))), time.monotonic() - start
+    return Point(seed, share, training, *sizes, _by_sign(study, clean), _by_sign(study, robust), seconds)
+
+
+def _by_sign(study: Study, right: Bool[Tensor, " n"]) -> tuple[int, ...]:
+    return tuple(int(k) for k in np.bincount(study.judged_signs, weights=right.numpy()))
 
 
 def _trained(study: Study, scenes: Scenes, epochs: int, training: str, *, seed: int) -> Classifier:

@@ -20,7 +20,7 @@ def prognosis(study: Study, points: Sequence[Point], *, goal_accuracy: float) ->
     """`data` of metrics.json: measured means, extrapolated curves, the answers; everything that was measured is used.
 
     standard: clean accuracy of standard training. robust: accuracy under attack of adversarial training. The law is in
-    signs, because photographs of one sign are nearly one photograph; what follows for photographs takes as many of each.
+    signs, because photographs of one sign are nearly one photograph; for photographs it takes as many of each sign.
     """
     told = {name: _curve(study, points, *what, goal_accuracy) for name, what in KINDS.items()}
     noise = 1 - told["standard"]["measured"][-1]["accuracy"]["rate"]

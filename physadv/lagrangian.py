@@ -30,7 +30,6 @@ from physadv.transforms.world import Shots, World
 
 PER_ARTWORK = Float[Tensor, " a"]
 
-_FIRST_C = 1.0
 _NOISE = 1e-3  # of the start, in colour
 _STEP_PICTURE, _STEP_PRINT = 0.005, 0.02
 
@@ -78,6 +77,9 @@ class _Ruler:
             change = lab_change(photographs, shots.photograph(None))
             return self.distance.penalty(change, best[own]) / c[own]
 
+        def project(theta: Theta) -> Theta:
+            return self.problem.threat.project(self.bare + self.distance.confine(theta - self.bare, best))
+
         if self.distance.photographed:
             return self.problem.landscape(done, nobody, extra=seen)
         surrogate = self.problem.landscape(done, nobody)
@@ -86,7 +88,7 @@ class _Ruler:
             change = self._change(self.problem.threat.artwork(theta))
             return surrogate.loss(theta) + self.distance.penalty(change, best) / c
 
-        return replace(surrogate, loss=loss)
+        return replace(surrogate, loss=loss, project=project)
 
     def length(self, theta: Theta) -> PER_ARTWORK:
         """D itself; in photographs, its mean over the held-out views."""
@@ -122,12 +124,12 @@ class _Search:
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def from_(cls, theta: Theta) -> "_Search":
+    def begin(cls, theta: Theta, first_c: float) -> "_Search":
         def full(value: float) -> PER_ARTWORK:
             return torch.full((len(theta),), value, device=theta.device)
 
         never = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
-        ends, c = (full(0.0), full(torch.inf)), full(_FIRST_C)
+        ends, c = (full(0.0), full(torch.inf)), full(first_c)
         return cls(c, *ends, theta.clone(), full(-1.0), full(torch.inf), c.clone(), never)
 
     def next_c(self) -> None:
@@ -229,7 +231,7 @@ def _ruler(problem: Problem, distance: str, rounded: bool) -> _Ruler:
 def _search(ruler: _Ruler, rounds: int, needed: float, clock: "_Clock") -> _Search:
     problem, steps = ruler.problem, ruler.problem.settings.steps
     start = problem.threat.project(ruler.bare)
-    search = _Search.from_(start)
+    search = _Search.begin(start, ruler.distance.first_c)
     _check(ruler, search, start, needed)  # a sign that is misread anyway needs no artwork
     every = problem.settings.check_every if problem.world.random or problem.target.randomised else 1
     for turn in range(rounds):

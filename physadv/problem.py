@@ -15,7 +15,7 @@ from physadv.files import sha256
 from physadv.heldout import HeldOut, truth_of, view_ids
 from physadv.objectives import Expectation, Objective, check_goal, make_objective, parse_expectation, parse_goal
 from physadv.objectives.printability import non_printability, printable_palette, total_variation
-from physadv.optimisers import Optimiser, make_optimiser
+from physadv.optimisers import OPTIMISERS, Optimiser, make_optimiser
 from physadv.optimisers.base import Landscape
 from physadv.scenes.base import Scenes
 from physadv.scenes.canvas import spread
@@ -202,9 +202,12 @@ def make_problem(
 
 
 def _optimiser(settings: Settings, ball: Ball | None) -> Optimiser:
-    """`pgd` in a Euclidean ball takes the step of that norm."""
-    name = "pgd-l2" if settings.optimiser == "pgd" and ball and ball.norm == "l2" else settings.optimiser
-    return make_optimiser(name, settings.step_size, radius=ball.radius if ball else None)
+    """In a norm ball, steps have the closed form of its norm; a default step is a share of its radius."""
+    kind, colon, pairs = settings.optimiser.partition(":")
+    if ball and ball.norm == "l2" and f"{kind}-l2" in OPTIMISERS:
+        kind += "-l2"
+    same = ball is not None and kind.endswith("-l2") == (ball.norm == "l2")
+    return make_optimiser(kind + colon + pairs, settings.step_size, radius=ball.radius if ball and same else None)
 
 
 def _held_out(

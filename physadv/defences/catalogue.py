@@ -41,7 +41,7 @@ _ROWS = (
     DefenceRow("mahalanobis", "mahalanobis", "detector", "distance of the features from every class", "Lee 2018"),
     DefenceRow("squeezing", "squeezing:4", "detector", "answer changes with this many bits, or a median", "Xu 2018"),
     DefenceRow("softmax", "softmax", "detector", "largest probability too small", "Hendrycks 2017"),
-    DefenceRow("lgs", "lgs:0.5", "shattered", "steep regions dimmed with this strength", "Naseer 2019"),
+    DefenceRow("lgs", "lgs:0.5", "smoothing", "steep regions dimmed with this strength", "Naseer 2019"),
     DefenceRow("median", "median:3", "smoothing", "median filter of this window in px", "Xu 2018"),
 )
 _WHOLE: dict[str, Callable[[int], Defence]] = {

@@ -30,7 +30,6 @@ class LocalGradients(Purifier):
         low, high = (edge(steepness, (1, 2, 3), keepdim=True) for edge in (torch.amin, torch.amax))
         steepness = (steepness - low) / (high - low).clamp(min=1e-6)
         window = images.shape[-1] // WINDOWS // 2 * 2 + 1
-        pooling = {"stride": 1, "padding": window // 2}
-        busy = avg_pool2d(steepness, window, **pooling) > THRESHOLD
-        steepness = steepness * max_pool2d(busy.to(steepness), window, **pooling)
+        busy = avg_pool2d(steepness, window, stride=1, padding=window // 2) > THRESHOLD
+        steepness = steepness * max_pool2d(busy.to(steepness), window, stride=1, padding=window // 2)
         return images * (1 - (self.strength * steepness).clamp(0, 1))

@@ -21,6 +21,9 @@ SHRINKAGE = 0.1
 class Mahalanobis(Detector):
     """score² = min_c (φ − μ_c)ᵀ Σ⁻¹ (φ − μ_c), Σ shared by the classes and shrunk towards a multiple of one."""
 
+    means: Tensor
+    whitening: Tensor
+
     def __init__(self) -> None:
         super().__init__("mahalanobis")
         self.register_buffer("means", torch.empty(0, 0))

@@ -35,7 +35,7 @@ class Own(Purifier):
         return changed
 
     def stand_in(self, images: Images) -> Images:
-        return self.inner.stand_in(images) if hasattr(self.inner, "stand_in") else images
+        return getattr(self.inner, "stand_in", super().stand_in)(images)
 
 
 def own(rest: str, name: str) -> Defence:
@@ -45,9 +45,9 @@ def own(rest: str, name: str) -> Defence:
     if not path.is_file() or not factory.isidentifier():
         raise UserError(f"There is no file {file or rest}; write python:FILE.py:FACTORY.")
     with _neighbours_importable(path.parent):
-        make = getattr(_imported(path, name), factory, None)
+        source = _imported(path, name)
         try:
-            made = make()
+            made = getattr(source, factory)()
         except (Exception, SystemExit) as error:
             raise UserError(f"{name}: {factory}() fails ({one_line(error)}).") from error
     if isinstance(made, Defence):

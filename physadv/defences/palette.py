@@ -23,6 +23,8 @@ ROUNDS, PIXELS = 20, 20_000
 class KMeans(Purifier):
     """x ↦ the nearest of K colours."""
 
+    palette: Tensor
+
     def __init__(self, colours: int) -> None:
         super().__init__(f"kmeans:{colours}")
         if not 2 <= colours <= 256:

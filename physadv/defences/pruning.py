@@ -50,7 +50,7 @@ class Pruning(Purifier):
 
 def layers(module: nn.Module) -> list[nn.Module]:
     """The layers to prune in front of. UserError: fewer than two, as in an exported program."""
-    found = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    found: list[nn.Module] = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     if len(found) < 2:
         raise UserError(
             "Pruning needs a target with layers of torch.nn; for an exported program give its python: source."

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from kornia.color import rgb_to_lab
 from torch import Tensor
@@ -13,15 +14,21 @@ from physadv.errors import UserError
 Change = Float[Tensor, "n 3 h w"]
 Lengths = Float[Tensor, " n"]
 
-_THRESHOLD = 0.9  # of the best distance so far: Carlini & Wagner 2017, VI.C
+_SOFT, _HARD = 0.9, 0.98  # of the best distance so far
 
 
 @runtime_checkable
 class Distance(Protocol):
-    """unit: of `length`. photographed: of the change in photographs (LAB), instead of that of the artwork (sRGB)."""
+    """unit: of `length`. photographed: of the change in photographs (LAB), instead of that of the artwork (sRGB).
+
+    first_c: a weight of the loss, in logits, at which it is about as important as the penalty.
+    """
 
     @property
     def unit(self) -> str: ...
+
+    @property
+    def first_c(self) -> float: ...
 
     @property
     def photographed(self) -> bool: ...
@@ -34,12 +41,17 @@ class Distance(Protocol):
         """What is minimised, smooth where the length is not. best: the shortest length that did, infinite if none."""
         ...
 
+    def confine(self, change: Change, best: Lengths) -> Change:
+        """The nearest change that can still be better than the best, where that has a closed form."""
+        ...
+
 
 @dataclass(frozen=True)
 class L2:
     """|δ|₂ over all values of the artwork; its square is minimised."""
 
     unit: str = "Euclidean length of the change, colours in [0, 1]"
+    first_c: float = 1.0
     photographed: bool = False
 
     def length(self, change: Change) -> Lengths:
@@ -48,22 +60,30 @@ class L2:
     def penalty(self, change: Change, best: Lengths) -> Lengths:
         return change.square().sum((1, 2, 3))
 
+    def confine(self, change: Change, best: Lengths) -> Change:
+        return change
+
 
 @dataclass(frozen=True)
 class Linf:
     """max |δ|; minimised is Σ max(|δ| − τ, 0), for a maximum pulls at one value only (Carlini & Wagner 2017, VI.C).
 
-    τ is 0.9 of the best so far, so that it falls as long as the goal is reached.
+    τ is 0.9 of the best so far, and no value leaves 0.98 of it: a step overshoots τ by more than there is to gain.
     """
 
     unit: str = "largest change of a value, colours in [0, 1]"
+    first_c: float = 30.0
     photographed: bool = False
 
     def length(self, change: Change) -> Lengths:
         return change.abs().amax((1, 2, 3))
 
     def penalty(self, change: Change, best: Lengths) -> Lengths:
-        return (change.abs() - _THRESHOLD * best[:, None, None, None]).clamp(min=0).sum((1, 2, 3))
+        return (change.abs() - _SOFT * best[:, None, None, None]).clamp(min=0).sum((1, 2, 3))
+
+    def confine(self, change: Change, best: Lengths) -> Change:
+        bound = _HARD * best[:, None, None, None]
+        return torch.minimum(torch.maximum(change, -bound), bound)
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,7 @@ class Seen:
     """The root mean square of CIE 1976 ΔE over the pixels of a photograph; its square is minimised."""
 
     unit: str = "ΔE (CIE 1976), root mean square over the photograph"
+    first_c: float = 10.0
     photographed: bool = True
 
     def length(self, change: Change) -> Lengths:
@@ -78,6 +99,9 @@ class Seen:
 
     def penalty(self, change: Change, best: Lengths) -> Lengths:
         return self._square(change)
+
+    def confine(self, change: Change, best: Lengths) -> Change:
+        return change
 
     def _square(self, change: Change) -> Lengths:
         return change.square().sum(1).mean((1, 2))

@@ -1,6 +1,6 @@
 """argmin: how θ is searched."""
 
 from physadv.optimisers.base import Optimiser
-from physadv.optimisers.catalogue import make_optimiser
+from physadv.optimisers.catalogue import OPTIMISERS, make_optimiser
 
-__all__ = ["Optimiser", "make_optimiser"]
+__all__ = ["OPTIMISERS", "Optimiser", "make_optimiser"]

@@ -6,7 +6,7 @@ from typing import Any
 from physadv.errors import UserError
 from physadv.optimisers.adam import Adam
 from physadv.optimisers.base import Optimiser
-from physadv.optimisers.descent import Autograd, Descent, Gradient
+from physadv.optimisers.descent import Autograd, Descent
 from physadv.optimisers.pgd import PGD
 from physadv.optimisers.random_search import RandomSearch
 from physadv.optimisers.spsa import NES, SPSA
@@ -30,23 +30,16 @@ def make_optimiser(name: str, step_size: float | None = None, *, radius: float |
     if kind not in OPTIMISERS or (colon and family not in _ESTIMATORS):
         near = get_close_matches(kind, OPTIMISERS, n=1, cutoff=0)[0]
         raise UserError(f"There is no optimiser {name!r}: did you mean {near!r}?")
+    if colon and not pairs.isdecimal():
+        raise UserError(f"{name!r} says nothing about pairs of probes: give a whole number, as in {kind}:10.")
     if family == "random-search":
         return RandomSearch(1.0 if step_size is None else step_size)
     default = (0.1 if l2 else 0.02) if radius is None else _STEP_OF_RADIUS * radius
     step = default if step_size is None else step_size
     if family == "adam":
         return Descent(Adam(step))
-    return Descent(PGD(step, norm="l2" if l2 else "linf"), _gradient(name, None if l2 else radius))
-
-
-def _gradient(name: str, radius: float | None) -> Gradient:
-    kind, colon, pairs = name.partition(":")
-    family = kind.removesuffix("-l2")
-    if family not in _ESTIMATORS:
-        return Autograd()
-    said: dict[str, Any] = {} if radius is None else {"sigma": _SIGMA_OF_RADIUS * radius}
-    if colon:
-        if not pairs.isdecimal():
-            raise UserError(f"{name!r} says nothing about pairs of probes: give a whole number, as in {kind}:10.")
-        said["pairs"] = int(pairs)
-    return _ESTIMATORS[family](**said)
+    said: dict[str, Any] = {"pairs": int(pairs)} if pairs else {}
+    if radius is not None and not l2:
+        said["sigma"] = _SIGMA_OF_RADIUS * radius
+    gradient = _ESTIMATORS[family](**said) if family in _ESTIMATORS else Autograd()
+    return Descent(PGD(step, norm="l2" if l2 else "linf"), gradient)

@@ -10,26 +10,25 @@ from torch import Tensor
 from physadv.errors import UserError
 from physadv.optimisers.base import Landscape, Pixels, State, check_step_size
 
-_HALVINGS = (0.001, 0.005, 0.02, 0.1, 0.2, 0.4, 0.6, 0.8)  # progress at which the share halves (Square Attack, 4.1)
-
 
 @dataclass(frozen=True)
 class RandomSearch:
     """θ' = project(θ ± step_size within a square), kept by each artwork whose loss it lowers on the same views.
 
     step_size: in colour; 1 reaches the corners of S: base ± epsilon in an l∞ ball, 0 and 1 in the box.
-    share: of the picture, that the first squares cover. Before any square, vertical stripes are proposed.
+    share: of the picture, that the first and the last squares cover; geometric between them. Before any square,
+    vertical stripes are proposed.
     proposals: squares tried per step, the best of which counts; with new views at every step, θ itself is asked once
     for all of them.
     """
 
     step_size: float = 1.0
-    share: float = 0.1
+    share: tuple[float, float] = (0.1, 0.003)
     proposals: int = 1
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
-        if not 0 < self.share <= 1:
+        if not all(0 < share <= 1 for share in self.share):
             raise UserError(f"Squares cannot cover {self.share} of a picture: give more than 0 and at most 1.")
         if self.proposals < 1:
             raise UserError(f"A random search with {self.proposals} proposals finds nothing: give 1 or more.")
@@ -72,7 +71,8 @@ class RandomSearch:
 
     def _side(self, theta: Pixels, progress: float) -> int:
         height, width = theta.shape[2:]
-        share = self.share / 2 ** sum(progress >= at for at in _HALVINGS)
+        first, last = self.share
+        share = first * (last / first) ** progress
         return min(height, width, max(1, round(math.sqrt(share * height * width))))
 
 

@@ -48,7 +48,8 @@ class SPSA:
         gradient, losses = torch.zeros_like(theta), theta.new_zeros(len(theta))
         for _ in range(self.pairs):
             direction = self._tiled(theta, landscape.generator)
-            above, below = (landscape.loss((theta + side * direction).clamp(0, 1)) for side in (self.sigma, -self.sigma))
+            probe = self.sigma * direction
+            above, below = (landscape.loss(picture.clamp(0, 1)) for picture in (theta + probe, theta - probe))
             slope = (above - below) / (2 * self.sigma * self.pairs)
             gradient += slope[:, None, None, None] * direction
             losses += (above + below) / (2 * self.pairs)

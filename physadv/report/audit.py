@@ -95,7 +95,7 @@ def remarks(audit: Audit, metrics: Mapping[str, Any]) -> list[str]:
     said = []
     if not case.defended:
         said.append(
-            "There is no defence: naive and adaptive attacks meet the same target, and differ only in how hard they try."
+            "There is no defence: naive and adaptive attacks meet the same target and differ only in how hard they try."
         )
     if NAIVE not in audit.tally:
         said.append("The target gives scores only: there is no naive attack to compare with, only a search.")

@@ -190,6 +190,7 @@ def _description(outcome: _Outcome) -> dict[str, Any]:
         "world": outcome.result.metrics["world"],
         "seed": options.seed,
         "seconds": outcome.found.seconds if outcome.found else None,
+        "photographs": outcome.found.photographs if outcome.found else None,
         "covered_share": share,
         "printed": artwork is None or artwork.printed,
         "versions": versions(),

@@ -21,7 +21,7 @@ from physadv.scenes.base import Scenes
 from physadv.scenes.canvas import spread
 from physadv.settings import Settings
 from physadv.targets.base import Classifier
-from physadv.threats.base import Artwork, Ball, Theta, Threat
+from physadv.threats.base import Ball, Theta, Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import Shots, World
 
@@ -132,9 +132,7 @@ class Problem:
             penalty = penalty + settings.nps * non_printability(artwork.rgb, artwork.alpha, printable_palette())
         return penalty
 
-    def judge(
-        self, theta: Theta, *, rounded: bool = True
-    ) -> tuple[Bool[Tensor, "views b"], Float[Tensor, "views b"]]:
+    def judge(self, theta: Theta, *, rounded: bool = True) -> tuple[Bool[Tensor, "views b"], Float[Tensor, "views b"]]:
         """Which held-out views are won, and the loss in each; one column where an artwork serves all scenes.
 
         rounded: to 8 bits, as a PNG will hold it.

@@ -17,7 +17,7 @@ from physadv.evaluation import PLAIN
 from physadv.heldout import HeldOut
 from physadv.objectives import Objective
 from physadv.scenes.base import Scenes
-from physadv.stats import Rate, Z, _bootstrap_interval, _student, cluster_rate, wilson
+from physadv.stats import Rate, Z, bootstrap_interval, cluster_rate, student, wilson
 from physadv.targets.base import frozen
 from physadv.threats import Artwork, covered_share, parse_threat
 from physadv.threats.catalogue import DEFAULT_RESOLUTION_PX
@@ -260,6 +260,6 @@ def paired_difference(values: Float[np.ndarray, " n"], groups: Sequence[str], *,
     if spread < _AGREED:
         unseen = Z**2 / (count + Z**2)
         return Difference(mean, n, mean - unseen * (1 + mean), mean + unseen * (1 - mean))
-    low, high = _bootstrap_interval(sum_g, n_g, seed, _RESAMPLES)
-    half = _student(count - 1) * spread
+    low, high = bootstrap_interval(sum_g, n_g, seed, _RESAMPLES)
+    half = student(count - 1) * spread
     return Difference(mean, n, max(-1.0, min(low, mean - half)), min(1.0, max(high, mean + half)))

@@ -69,12 +69,12 @@ def cluster_rate(
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     n_g = np.bincount(group).astype(float)
     k_g = np.bincount(group, weights=ok)
-    boot = _bootstrap_interval(k_g, n_g, seed, resamples)
+    boot = bootstrap_interval(k_g, n_g, seed, resamples)
     wide = _wilson_interval(k / n, _effective_views(k_g, n_g))
     return Rate(k, n, min(boot[0], wide[0]), max(boot[1], wide[1]))
 
 
-def _bootstrap_interval(
+def bootstrap_interval(
     k_g: Float[np.ndarray, " g"], n_g: Float[np.ndarray, " g"], seed: int, resamples: int
 ) -> tuple[float, float]:
     count = len(n_g)
@@ -96,10 +96,10 @@ def _effective_views(k_g: Float[np.ndarray, " g"], n_g: Float[np.ndarray, " g"])
     if count == 1 or between == 0 or p in (0, 1):
         return fewest
     variance = count / (count - 1) * between / n**2
-    return float(np.clip(p * (1 - p) / variance * (Z / _student(count - 1)) ** 2, fewest, n))
+    return float(np.clip(p * (1 - p) / variance * (Z / student(count - 1)) ** 2, fewest, n))
 
 
-def _student(freedom: int) -> float:
+def student(freedom: int) -> float:
     """Student's quantile at 97.5 %: exact for 1 and 2 degrees of freedom, then Fisher's expansion, to within 0.03."""
     if freedom <= 2:
         return {1: 12.706204736, 2: 4.302652730}[freedom]

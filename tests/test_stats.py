@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from physadv.stats import Rate, _effective_views, _student, cluster_rate, format_rate, wilson
+from physadv.stats import Rate, _effective_views, student, cluster_rate, format_rate, wilson
 
 
 def test_wilson_agrees_with_published_values() -> None:
@@ -108,7 +108,7 @@ def test_lengths_must_agree() -> None:
 def test_student_quantile_against_tables() -> None:
     table = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 10: 2.228, 30: 2.042}
     for freedom, value in table.items():
-        assert _student(freedom) == pytest.approx(value, abs=0.03)
+        assert student(freedom) == pytest.approx(value, abs=0.03)
 
 
 @pytest.mark.parametrize("groups", [4, 8, 20])

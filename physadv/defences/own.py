@@ -9,7 +9,7 @@ from physadv.defences.base import Defence
 from physadv.defences.purifier import Images, Purifier
 from physadv.errors import UserError
 from physadv.targets.base import one_line, set_eval
-from physadv.targets.spec import _imported, _neighbours_importable
+from physadv.targets.spec import imported, neighbours_importable
 
 
 class Own(Purifier):
@@ -44,8 +44,8 @@ def own(rest: str, name: str) -> Defence:
     path = Path(file).resolve()
     if not path.is_file() or not factory.isidentifier():
         raise UserError(f"There is no file {file or rest}; write python:FILE.py:FACTORY.")
-    with _neighbours_importable(path.parent):
-        source = _imported(path, name)
+    with neighbours_importable(path.parent):
+        source = imported(path, name)
         try:
             made = getattr(source, factory)()
         except (Exception, SystemExit) as error:

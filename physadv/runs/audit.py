@@ -14,7 +14,8 @@ from physadv.audit.probes import clean_images, with_logits
 from physadv.audit.suite import Trial, suite
 from physadv.config import AuditOptions
 from physadv.console import Console, duration
-from physadv.defences import defend
+from physadv.defences import Detector, defend
+from physadv.defences.detector import FEWEST
 from physadv.files import prepare_folder, write_json
 from physadv.framed import framed
 from physadv.heldout import HeldOut, truth_of
@@ -67,6 +68,11 @@ def _case(options: AuditOptions, raw: Scenes, given: Classifier) -> tuple[Case, 
     case = Case(given, given, given, scenes, threat, boundless, world, goal, seed)
     plain = with_logits(given, clean_images(case, torch.arange(min(len(scenes), _TIMED))))
     defence = fitted(options, plain)
+    if (
+        isinstance(defence, Detector) and len(scenes) >= FEWEST
+    ):  # judged at 5 % false positives on these very scenes, whatever it learnt from
+        with frozen(plain.module):
+            defence = defence.calibrate(plain, clean_images(replace(case, plain=plain), torch.arange(len(scenes))))
     case = replace(case, plain=plain, naive=plain, deployed=plain)
     if defence is not None:
         naive, deployed = (defend(plain, defence, adaptive=adaptive, seed=seed) for adaptive in (False, True))

@@ -157,13 +157,13 @@ def _python(rest: str, name: str) -> Classifier:
     path = Path(file).resolve()
     if not path.is_file():
         raise UserError(f"There is no file {file or rest}; write {EXAMPLES['python']}.")
-    with _neighbours_importable(path.parent):
-        module = _made(_imported(path, name), factory, name)
+    with neighbours_importable(path.parent):
+        module = _made(imported(path, name), factory, name)
     settings = {key: getattr(module, key) for key in ("input_size", "classes", "context") if hasattr(module, key)}
     return _assemble(module, settings, name)
 
 
-def _imported(path: Path, name: str) -> ModuleType:
+def imported(path: Path, name: str) -> ModuleType:
     """The file as a module of a package of its own, so that `from .neighbour import x` works too."""
     package = ModuleType("physadv_target_" + hashlib.sha256(str(path.parent).encode()).hexdigest()[:8])
     package.__path__ = [str(path.parent)]
@@ -182,7 +182,7 @@ def _imported(path: Path, name: str) -> ModuleType:
 
 
 @contextmanager
-def _neighbours_importable(folder: Path) -> Iterator[None]:
+def neighbours_importable(folder: Path) -> Iterator[None]:
     """`folder` is on sys.path inside; plain neighbours are forgotten after, lest the next target gets them by name."""
     if any(Path(entry).resolve() == folder for entry in sys.path):
         yield

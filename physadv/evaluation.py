@@ -139,7 +139,7 @@ def _metrics(verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objecti
 
 
 def _risk(verdict: Verdict, still: Verdict, seed: int) -> dict[str, Any]:
-    """Wrong answers, whatever the goal: as the file has it, in random views, in the worst case over all that was worn."""
+    """Wrong answers, whatever the goal: as the file has it, in random views, in the worst case of all that was worn."""
     wrong = [_wrong(verdict, logits) for logits in (verdict.clean, *verdict.attacked.values())]
     cases = {"clean": (still, _wrong(still, still.clean)), "views": (verdict, wrong[0])}
     cases["robust"] = (verdict, torch.stack(wrong).any(0))

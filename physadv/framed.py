@@ -17,6 +17,7 @@ def framed(held_out: HeldOut) -> Scenes:
     frame, scenes = held_out.target.frame, held_out.scenes
     images = torch.cat(list(held_out.photographs(None))).mul(255).round().div(255)
     rows = held_out.scene
+    picked = rows.tolist()
     device, count, side = images.device, len(images), float(frame.size_px)
     edge = side * frame.context / (1 + 2 * frame.context)
     return Scenes(
@@ -31,12 +32,16 @@ def framed(held_out: HeldOut) -> Scenes:
         face=torch.zeros(count, dtype=torch.int64, device=device),
         labels=scenes.labels[rows.to(device)],
         classes=scenes.classes,
-        names=tuple(f"{scenes.names[row]}, view {view}" for view, row in enumerate(rows.tolist())),
-        groups=tuple(scenes.groups[row] for row in rows.tolist()),
+        names=tuple(_name(scenes.names[row], place // len(scenes), held_out.views) for place, row in enumerate(picked)),
+        groups=tuple(scenes.groups[row] for row in picked),
         gain=torch.ones(count, 3, device=device),
         bias=torch.zeros(count, 3, device=device),
         native_px=torch.ones(count, device=device),
     )
+
+
+def _name(scene: str, view: int, views: int) -> str:
+    return f"{scene}, view {view}" if views > 1 else scene
 
 
 def _square(low: float, high: float) -> torch.Tensor:

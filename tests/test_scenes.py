@@ -296,6 +296,8 @@ def test_light_without_art_is_the_brightness(tmp_path):
 
 def test_limit_takes_tracks_in_turn(tmp_path):
     assert spread(["a", "a", "a", "b", "c", "c"], 4) == [0, 1, 3, 4]
+    assert spread([*"aabbccdd"], 6) == [0, 1, 2, 4, 5, 6], "the last turn is spread evenly"
+    assert spread([*"abcdefgh"], 2) == [0, 4]
     signs = [(14, track, frame) for track in (1, 2, 3) for frame in range(4)]
     scenes = load_scenes(f"gtsrb:{repacked(tmp_path, signs)}", limit=5)
     assert [scenes.groups.count(f"14-{track}") for track in (1, 2, 3)] == [2, 2, 1]

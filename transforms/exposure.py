@@ -155,7 +155,7 @@ def _backdrop(scenes: Scenes, draw: Draw, frame: Frame) -> Float[Tensor, "n 3 h 
 
 
 def _photograph(
-    images: Float[Tensor, "n 3 y x"], warp: Homography, level: Int[Tensor, " n"], size_px: int
+    images: Float[Tensor, "a 3 y x"], warp: Homography, level: Int[Tensor, " n"], size_px: int
 ) -> Float[Tensor, "n 3 h w"]:
     """The photograph, turned, mirrored beyond its edge; decoded after resampling: its own camera encoded it."""
     height, width = images.shape[-2:]

@@ -48,6 +48,7 @@ def audit(case: Case, *, effort: Effort, softmax: bool = False, report: Report |
             random=is_random(case, few),
             softmax=softmax,
             abstains=case.goal_of(case.deployed).abstain is not None,
+            defended=case.defended,
         )
         tally = Tally(case.judge(rows, None, case.threat))
         for trial in suite(case, effort):
@@ -95,8 +96,7 @@ def verdict(found: list[Flag], robust: dict[str, Any]) -> str:
     """One sentence."""
     raised = [flag.name for flag in found if flag.raised]
     lo, hi = (100 * edge for edge in robust["ci95"])
-    figure = f"{100 * robust['rate']:.1f} % [{lo:.1f}–{hi:.1f}] of the scenes stand against everything tried here"
+    figure = f"{100 * robust['rate']:.0f} % [{lo:.0f}–{hi:.0f}] of the scenes stand against everything tried here"
     if not raised:
         return f"No sign that the attacks failed: {figure}."
-    warnings = f"{len(raised)} warning{'s' if len(raised) > 1 else ''} ({', '.join(raised)})"
-    return f"{warnings}: {figure}; a figure without the adaptive attacks would mislead."
+    return f"{len(raised)} warning{'s' if len(raised) > 1 else ''} ({', '.join(raised)}): {figure}; read the advice."

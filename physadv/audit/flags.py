@@ -70,6 +70,7 @@ class Probed:
     random: bool
     softmax: bool
     abstains: bool
+    defended: bool
 
 
 def flags(probed: Probed, tally: Tally) -> list[Flag]:
@@ -82,7 +83,7 @@ def flags(probed: Probed, tally: Tally) -> list[Flag]:
         _unbounded(tally),
         Flag("softmax", probed.softmax, "answers are probabilities" if probed.softmax else "answers are logits"),
         _confident(probed, tally),
-        _naive(tally),
+        _naive(tally, defended=probed.defended),
     ]
 
 
@@ -145,9 +146,9 @@ def _confident(probed: Probed, tally: Tally) -> Flag:
     )
 
 
-def _naive(tally: Tally) -> Flag:
-    if NAIVE not in tally:
-        return Flag("naive", None, "there is no naive attack")
+def _naive(tally: Tally, *, defended: bool) -> Flag:
+    if NAIVE not in tally or not defended:
+        return Flag("naive", None, "there is no defence that an attack could ignore")
     naive, adaptive = tally.broken("naive"), tally.broken("naive", "adaptive")
     more = int((adaptive & ~naive).sum())
     seen = f"the naive attack breaks {int(naive.sum())} of {len(naive)} scenes, the whole suite {int(adaptive.sum())}"

@@ -68,12 +68,12 @@ def _case(options: AuditOptions, raw: Scenes, given: Classifier) -> tuple[Case, 
     case = Case(given, given, given, scenes, threat, boundless, world, goal, seed)
     plain = with_logits(given, clean_images(case, torch.arange(min(len(scenes), _TIMED))))
     defence = fitted(options, plain)
-    if (
-        isinstance(defence, Detector) and len(scenes) >= FEWEST
-    ):  # judged at 5 % false positives on these very scenes, whatever it learnt from
+    case = replace(case, plain=plain)
+    if isinstance(defence, Detector) and len(scenes) >= FEWEST:
+        # whatever it learnt from, it is judged at 5 % false positives on these very scenes
         with frozen(plain.module):
-            defence = defence.calibrate(plain, clean_images(replace(case, plain=plain), torch.arange(len(scenes))))
-    case = replace(case, plain=plain, naive=plain, deployed=plain)
+            defence = defence.calibrate(plain, clean_images(case, torch.arange(len(scenes))))
+    case = replace(case, naive=plain, deployed=plain)
     if defence is not None:
         naive, deployed = (defend(plain, defence, adaptive=adaptive, seed=seed) for adaptive in (False, True))
         case = replace(case, naive=naive, deployed=deployed)

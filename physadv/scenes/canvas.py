@@ -62,13 +62,20 @@ def crop(pixels: np.ndarray, box: Box, *, canvas_px: int, margin: float) -> Canv
 
 
 def spread(groups: Sequence[str], limit: int) -> list[int]:
-    """The first `limit` rows when the groups take turns: one of each, then a second of each, ..., in row order."""
+    """`limit` rows, in row order, for which the groups take turns: one of each, then a second of each, ...
+
+    In the last turn, where not all have one left to give, those that do are evenly spaced.
+    """
     turns: dict[str, int] = {}
-    order = []
+    rounds: dict[int, list[int]] = {}
     for row, group in enumerate(groups):
         turns[group] = turns.get(group, -1) + 1
-        order.append((turns[group], row))
-    return sorted(row for _, row in sorted(order)[:limit])
+        rounds.setdefault(turns[group], []).append(row)
+    picked: list[int] = []
+    for _, rows in sorted(rounds.items()):
+        count = min(limit - len(picked), len(rows))
+        picked += [rows[place * len(rows) // count] for place in range(count)]
+    return sorted(picked)
 
 
 def _window(pixels: np.ndarray, x1: int, y1: int, x2: int, y2: int) -> np.ndarray:

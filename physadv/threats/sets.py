@@ -176,5 +176,5 @@ def _uniform(count: int, size_px: tuple[int, int], *, generator: torch.Generator
     return torch.rand(count, 3, *size_px, generator=generator, device=generator.device)
 
 
-def _rows(base: Pixels, rows: Int[Tensor, " n"]) -> Pixels:
+def _rows(base: Pixels, rows: Int[Tensor, " n"]) -> Float[Tensor, "m 3 h w"]:
     return base if len(base) == 1 else base[rows]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from physadv.stats import Rate, _effective_views, student, cluster_rate, format_rate, wilson
+from physadv.stats import Rate, _effective_views, cluster_rate, format_rate, student, wilson
 
 
 def test_wilson_agrees_with_published_values() -> None:

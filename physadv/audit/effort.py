@@ -12,6 +12,6 @@ class Effort:
 
     steps: int = 40
     restarts: int = 2
-    queries: int = 600
-    compared: int = 64
+    queries: int = 400
+    compared: int = 48
     batch: int = 50

@@ -28,7 +28,7 @@ from physadv.defences import list_defences
 from physadv.errors import UserError
 from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_sheet
 from physadv.report import compare_reports
-from physadv.report.headline import remarks
+from physadv.report.headline import closest_words, remarks
 from physadv.report.heatmap import candidate, points
 from physadv.report.samples import sample_tables
 from physadv.runs import run_attack, run_audit, run_demo, run_evaluate, run_samples, run_scan, run_train
@@ -82,7 +82,10 @@ def command(model: type[Options]) -> Callable[[Callable[..., None]], Callable[..
 def attack(options: AttackOptions) -> None:
     """Find a printable artwork that breaks the target, and judge it on views that the search never saw."""
     with Console() as console:
-        _show(run_attack(options, command=_command(), console=console))
+        metrics = run_attack(options, command=_command(), console=console)
+    _show(metrics)
+    if "closest" in metrics:
+        out.print(closest_words(metrics["closest"]))
     out.print(f"artwork, metrics.json and report.html are in {options.out}")
 
 

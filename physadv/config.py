@@ -96,7 +96,17 @@ class AttackOptions(SearchOptions):
     threat: str = Field("stickers", description="stickers, patch:80mm, patch:10%, ring:4%, poster:0.3, linf:8/255 ...")
     judge: str | None = Field(None, description="Other scenes to judge on; otherwise held-out views of the same.")
     judge_backgrounds: Path | None = Field(None, description="Other pictures to stage the judged signs over.")
+    closest: str | None = Field(None, description="Least visible artwork: l2, linf (of its colours), seen (in views).")
+    rounds: int = Field(6, ge=1, description="--closest: searches of --steps each, for the best weight of the loss.")
+    needed: float | None = Field(
+        None, gt=0, le=1, description="--closest: share of held-out views to win (default: 0.9; all, without chance)."
+    )
     resume: bool = Field(False, description="Continue from the checkpoint in --out.")
+
+    def nearest(self, *, chance: bool) -> "AttackOptions":
+        """What --closest takes for options that were not given: Adam, and no more margin than views need."""
+        own = {"optimiser": "adam", "needed": 0.9} if chance else {"optimiser": "adam", "needed": 1.0, "kappa": 0.0}
+        return self.model_copy(update={name: own[name] for name in own.keys() - self.model_fields_set})
 
 
 class EvaluateOptions(SearchOptions):

@@ -30,7 +30,8 @@ class Console:
         """After every step of an attack."""
         done = step.restart * step.steps + step.step
         success = "" if step.success is None else f"held-out success {100 * step.success:.0f} %, "
-        text = f"loss {step.loss:+.2f}, {success}{duration(step.seconds_left)} left"
+        note = f"{step.note}, " if step.note else ""
+        text = f"loss {step.loss:+.2f}, {success}{note}{duration(step.seconds_left)} left"
         if not self.rich.is_terminal:
             if step.success is not None:
                 self.rich.print(f"step {step.step}/{step.steps} (start {step.restart + 1}): {text}", highlight=False)

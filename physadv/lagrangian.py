@@ -45,6 +45,7 @@ class Closest(Attacked):
     reached: Bool[Tensor, " a"]
     c: PER_ARTWORK
     unit: str
+    needed: float
 
     def to_json(self) -> dict[str, Any]:
         """`closest` of docs/closest.md: one entry per artwork, and the median, where an unreached goal is infinity."""
@@ -54,6 +55,7 @@ class Closest(Attacked):
             "distance": [length if is_ else None for length, is_ in zip(self.distance.tolist(), found, strict=True)],
             "median": median if median < float("inf") else None,
             "unit": self.unit,
+            "needed": self.needed,
             "reached": found,
             "c": self.c.tolist(),
         }
@@ -188,6 +190,7 @@ def closest(
         reached=lengths.isfinite(),
         c=torch.cat([part.best_c for part in found]),
         unit=make_distance(distance).unit,
+        needed=success,
     )
 
 
@@ -233,7 +236,7 @@ def _search(ruler: _Ruler, rounds: int, needed: float, clock: "_Clock") -> _Sear
     start = problem.threat.project(ruler.bare)
     search = _Search.begin(start, ruler.distance.first_c)
     _check(ruler, search, start, needed)  # a sign that is misread anyway needs no artwork
-    every = problem.settings.check_every if problem.world.random or problem.target.randomised else 1
+    each = not (problem.world.random or problem.target.randomised)
     for turn in range(rounds):
         theta = problem.threat.project(ruler.bare + _noise(problem, turn, ruler.bare))
         state = problem.optimiser.init(theta)
@@ -242,9 +245,9 @@ def _search(ruler: _Ruler, rounds: int, needed: float, clock: "_Clock") -> _Sear
             landscape, asked = _counted(landscape)
             theta, state, losses = problem.optimiser.step(theta, landscape, state)
             search.photographs += asked() * problem.photographs(torch.zeros(len(theta), dtype=torch.bool))
-            checked = (step + 1) % every == 0 or step + 1 == steps
-            share = _check(ruler, search, theta, needed) if checked else None
-            clock.tick(search, turn, step, losses.mean().item(), share)
+            told, last = (step + 1) % problem.settings.check_every == 0, step + 1 == steps
+            share = _check(ruler, search, theta, needed) if told or last or each else None
+            clock.tick(search, turn, step, losses.mean().item(), share if told or last else None)
         search.next_c()
     return search
 

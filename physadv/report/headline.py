@@ -108,6 +108,22 @@ def remarks(metrics: Mapping[str, Any], threat: str | None, *, printed: bool) ->
     return said
 
 
+def closest_words(closest: Mapping[str, Any]) -> str:
+    """How near the least visible artworks are, or that there is none."""
+    reached, count = sum(closest["reached"]), len(closest["reached"])
+    unit, needed = closest["unit"], percent(closest["needed"])
+    if not reached:
+        return (
+            f"least visible: the goal was never reached in {needed} of the views that choose; what was kept came "
+            "nearest to it. Give more room (--threat), --steps or --rounds, or ask for less (--needed)."
+        )
+    lengths = [length for length in closest["distance"] if length is not None]
+    if count == 1:
+        return f"least visible: {lengths[0]:.3g} ({unit})"
+    median = "more than any found" if closest["median"] is None else f"{closest['median']:.3g}"
+    return f"least visible: reached for {reached} of {count}; median distance {median} ({unit})"
+
+
 def _doubts(attacked: RateJson, metrics: Mapping[str, Any], threat: str | None) -> list[str]:
     said, promise = [], metrics["promise"]
     if no_better_than_plain(metrics, threat):

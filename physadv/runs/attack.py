@@ -15,6 +15,7 @@ from physadv.evaluation import Evaluation, evaluate
 from physadv.files import prepare_folder, write_json
 from physadv.handwork import check_on_face, print_sheet
 from physadv.heldout import truth_of
+from physadv.lagrangian import Closest, check_closest, closest
 from physadv.objectives import check_goal, parse_goal
 from physadv.report import write_report
 from physadv.runs.shared import load_all, scenes_of, threat_of
@@ -41,22 +42,20 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
         fits = _elsewhere(threat, options, judged, target)
     elif options.judge_backgrounds:
         judged = scenes_of(options, options.scenes, options.judge_backgrounds).to(options.device)
-    settings = options.settings()
-    check(target, scenes, threat, world=world, settings=settings, seed=options.seed)
+    options = _completed(options, world, target)
+    how: dict[str, Any] = {"world": world, "settings": options.settings(), "seed": options.seed}
+    if options.closest:
+        how |= {"distance": options.closest, "rounds": options.rounds, "success": options.needed}
+    (check_closest if options.closest else check)(target, scenes, threat, **how)
     if options.resume and not options.out.is_dir():
         raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
     out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
-    found = attack(
-        target,
-        scenes,
-        threat,
-        world=world,
-        settings=settings,
-        seed=options.seed,
-        checkpoint=out / "checkpoint.safetensors",
-        resume=options.resume,
-        report=console.attack,
-    )
+    how["report"] = console.attack
+    if options.closest:
+        found: Attacked = closest(target, scenes, threat, **how)
+    else:
+        checkpoint = out / "checkpoint.safetensors"
+        found = attack(target, scenes, threat, **how, checkpoint=checkpoint, resume=options.resume)
     artwork = found.artwork.at(fits.artwork(found.artwork.rgb).place_mm)
     result = _evaluate(options, target, judged, artwork, world, fits, console)
     return _finish(_Outcome(options, command, target, judged, artwork, result, found), out)
@@ -94,6 +93,17 @@ def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str
     metrics = run_attack(options, command=command, console=console)
     print_sheet(out, None)
     return metrics
+
+
+def _completed(options: AttackOptions, world: World, target: Classifier) -> AttackOptions:
+    """With what --closest takes by default. UserError: --resume with it, or its own options without it."""
+    if options.closest is None:
+        if options.model_fields_set & {"rounds", "needed"}:
+            raise UserError("--rounds and --needed belong to --closest: add it, or leave them out.")
+        return options
+    if options.resume:
+        raise UserError("--closest cannot continue an earlier run: leave --resume out.")
+    return options.nearest(chance=world.random or target.randomised)
 
 
 def _elsewhere(threat: Threat, options: AttackOptions, judged: Scenes, target: Classifier) -> Threat:
@@ -158,6 +168,8 @@ def _finish(outcome: _Outcome, out: Path) -> dict[str, Any]:
     """Write what was found: the artwork with its record, metrics.json, report.html."""
     run, artwork, result = _description(outcome), outcome.artwork, outcome.result
     metrics = result.metrics | {"run": run, "history": outcome.history}
+    if isinstance(outcome.found, Closest):
+        metrics |= {"closest": outcome.found.to_json()}
     if artwork is not None and outcome.found is not None:
         names = list(outcome.scenes.names)
         record = {"threat": run["threat"], "scenes": names, "run": run, "metrics": result.metrics}

@@ -103,20 +103,22 @@ def _risk_in_views(options: AuditOptions, case: Case, raw: Scenes) -> dict[str, 
 
 def _progress(case: Case, effort: Effort, console: Console) -> Callable[[Trial, int], Callable[[Step], None]]:
     """A line per trial, with an upper bound of the time left; a bar on a terminal."""
-    cost = _seconds_per_photograph(case)
-    left = {trial.name: cost * trial.photographs * _scenes(case, trial, effort) for trial in suite(case, effort)}
-    console.say(f"{len(left)} attacks on {len(case)} scenes: at most {duration(sum(left.values()))}, mostly much less")
+    cost, trials = _seconds_per_photograph(case), suite(case, effort)
+    scenes = {trial.name: min(len(case), effort.compared) if trial.subset else len(case) for trial in trials}
 
-    def begin(trial: Trial, scenes: int) -> Callable[[Step], None]:
-        bound = sum(left[name] for name in list(left)[list(left).index(trial.name) :])
-        console.say(f"{trial.name}: {scenes} scenes, at most {duration(bound)} left")
+    def left(following: list[Trial]) -> str:
+        return duration(sum(cost * trial.photographs * scenes[trial.name] for trial in following))
+
+    console.say(f"{len(trials)} attacks on {len(case)} scenes: at most {left(trials)}, mostly much less")
+
+    def begin(trial: Trial, attacked: int) -> Callable[[Step], None]:
+        following = trials[trials.index(trial) :]
+        standing = [one.name for one in following if one.survivors] if trial.survivors else []
+        scenes.update(dict.fromkeys([trial.name, *standing], attacked))
+        console.say(f"{trial.name}: {attacked} scenes, at most {left(following)} left")
         return console.attack if console.rich.is_terminal else lambda step: None
 
     return begin
-
-
-def _scenes(case: Case, trial: Trial, effort: Effort) -> int:
-    return min(len(case), effort.compared) if trial.subset else len(case)
 
 
 def _seconds_per_photograph(case: Case) -> float:

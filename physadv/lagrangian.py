@@ -318,7 +318,8 @@ def _under(artwork: Artwork, scenes: Scenes) -> Float[Tensor, "n 3 h w"]:
     points = (place_mm[:, None, :2] + unit * extent_mm[:, None]) / size_mm[:, None]
     level = level_for(scenes.faces.images.shape[-1] * (extent_mm / size_mm)[:, 0] / width)
     light = sample_pyramid(scenes.faces.light, points, level, height=height, width=width, source=face)
-    return to_srgb((light[:, :3] / light[:, 3:].clamp(min=1e-3)).clamp(0, 1))
+    colours = to_srgb((light[:, :3] / light[:, 3:].clamp(min=1e-3)).clamp(0, 1))
+    return colours.mul(255).round().div(255)  # an artwork has 8 bits, and one like the face shall be at distance 0
 
 
 class _Clock:

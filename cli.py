@@ -30,7 +30,7 @@ from physadv.handwork import apply_artwork, check_free, contact_sheet, import_ar
 from physadv.report import compare_reports
 from physadv.report.headline import closest_words, remarks
 from physadv.report.heatmap import candidate, points
-from physadv.report.samples import sample_tables
+from physadv.report.samples import data_remarks, sample_tables
 from physadv.runs import run_attack, run_audit, run_demo, run_evaluate, run_samples, run_scan, run_train
 from physadv.targets import list_targets
 from physadv.threats import list_threats
@@ -146,6 +146,8 @@ def samples(options: SamplesOptions) -> None:
     for head, rows in sample_tables(metrics):
         _table(head, rows)
     out.print(metrics["headline"])
+    for remark in data_remarks(metrics["data"]) if "data" in metrics else []:
+        out.print(f"note: {remark}")
     out.print(f"metrics.json, samples.png and report.html are in {options.out}")
 
 

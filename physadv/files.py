@@ -50,6 +50,8 @@ OUTPUTS = (
     "verified-curve.json",
     "samples.png",
     "demonstration.png",
+    "captures.csv",
+    "crop-[0-9]*.jpg",
     ".*.[0-9]*.part",
     RUN,
 )
@@ -65,7 +67,7 @@ def open_image(path: str | Path, *, mode: Literal["RGB", "RGBA", "L"] = "RGB") -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on size (judged in _check_size) and on odd metadata
         try:
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=formats()) as image:
                 _check_size(path, *image.size)
                 return _converted(ImageOps.exif_transpose(image), mode)
         except UserError:
@@ -76,6 +78,11 @@ def open_image(path: str | Path, *, mode: Literal["RGB", "RGBA", "L"] = "RGB") -
             raise UserError(_too_large(path)) from error
         except Exception as error:  # decoders of damaged files raise whatever they meet
             raise UserError(f"{path} is damaged or cut short ({error}); export or copy it again.") from error
+
+
+def formats() -> tuple[str, ...]:
+    """`FORMATS`, and HEIF where pillow-heif has registered itself with Pillow."""
+    return (*FORMATS, "HEIF") if "HEIF" in Image.OPEN else FORMATS
 
 
 def existing_file(path: str | Path) -> Path:

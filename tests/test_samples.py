@@ -15,12 +15,14 @@ from torch import nn
 from physadv.config import SamplesOptions
 from physadv.console import Console
 from physadv.errors import UserError
+from physadv.report.samples import data_remarks
 from physadv.runs import run_samples
 from physadv.samples import curves
-from physadv.samples.curves import Study, epochs_for, judged, measure, part
+from physadv.samples.curves import Point, Study, epochs_for, judged, measure, part
 from physadv.samples.demonstration import Vanishing
 from physadv.samples.extrapolation import Curves, answer, interval, posterior, replicated, unlabelled
 from physadv.samples.gaussian import Gaussian, lower_bound
+from physadv.samples.prognosis import backtest
 from physadv.scenes import Scenes, load_scenes
 from physadv.targets.base import Classifier, Frame, weights_hash
 from physadv.targets.models import build
@@ -206,6 +208,28 @@ def test_replicates_add_their_own_spread():
     still = replicated(lambda random: (n, error), largest=2000, seed=0)
     moved = replicated(lambda random: (n, error + 0.05 * random.standard_normal()), largest=2000, seed=0)
     assert moved.error(8000).std() > 1.3 * still.error(8000).std()
+
+
+def test_a_curve_that_bends_is_noticed(photographs: Scenes, others: Scenes):
+    """Backtest: the largest size is foretold by the others, and a remark says so where that fails."""
+    asked = study(photographs, others, shares=(0.1, 0.2, 0.4, 0.8), seeds=3)
+
+    def points(rates: tuple[float, ...]) -> list[Point]:
+        def point(seed: int, share: float, training: str) -> Point:
+            right = round(len(others) * rates[asked.shares.index(share)])
+            k = tuple(int(row < right) for row in range(len(others)))
+            return Point(seed, share, training, round(100 * share), round(100 * share), k, k, 1.0)
+
+        return [point(*run) for run in asked.runs]
+
+    steady, bent = points((0.25, 0.42, 0.58, 0.75)), points((0.25, 0.25, 0.25, 0.92))
+    held = backtest(asked, steady)
+    assert all(held["robust"]["inside"])
+    assert not data_remarks({"backtest": held})
+    missed = backtest(asked, bent)
+    assert not any(missed["robust"]["inside"])
+    assert "above its median" in data_remarks({"backtest": missed})[0]
+    assert backtest(asked, [point for point in bent if point.share > 0.1]) == {}
 
 
 def test_unlabelled_photographs_count_by_their_label_noise():

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from physadv.report.template import flat, write_page
 from physadv.report.words import percent, rate_text
 
@@ -62,6 +64,22 @@ def goal_sentence(data: Mapping[str, Any]) -> str:
     return f"{goal} takes about {number(labelled['median'])} more labelled photographs (90 %: {low} to {high})"
 
 
+def data_remarks(data: Mapping[str, Any]) -> list[str]:
+    """What qualifies the forecast."""
+    said = []
+    for name, one in data["backtest"].items():
+        outside, runs = one["inside"].count(False), len(one["inside"])
+        if outside > 0.1 * runs:
+            above = np.mean(one["runs"]) > one["foretold"]["median"]
+            said.append(
+                f"The {name} curve does not foretell its own last size well: without it, {outside} of {runs} trainings "
+                f"there lie outside the 90 % interval {forecast(one['foretold'])}, and their mean lies "
+                f"{'above' if above else 'below'} its median. Expect the true accuracy further "
+                f"{'up' if above else 'down'} than foretold, or measure larger sizes (--sizes)."
+            )
+    return said
+
+
 def write_samples_report(path: Path, metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
     """One self-contained HTML file, written whole or not at all. metrics: docs/samples.md; pictures: PNG by name."""
     run = metrics["run"]
@@ -71,6 +89,7 @@ def write_samples_report(path: Path, metrics: Mapping[str, Any], pictures: Mappi
         "theory": metrics.get("theory"),
         "shown": metrics.get("demonstration"),
         "data": metrics.get("data"),
+        "remarks": data_remarks(metrics["data"]) if "data" in metrics else [],
         "answer": goal_sentence(metrics["data"]) if "data" in metrics else "",
         "pictures": {name.partition(".")[0]: _uri(picture) for name, picture in pictures.items()},
         "number": number,
@@ -115,7 +134,8 @@ def _measured_table(data: Mapping[str, Any]) -> Table:
     rows.append((f"{number(data['photographs'])}, foretold [90 %]", *foretold))
     for name, one in data.get("verified", {}).items():
         measured = ", ".join(f"{100 * run:.1f} %" for run in one["runs"])
-        rows.append((f"verified, {name}: {sum(one['inside'])} of {len(one['inside'])} inside", measured, ""))
+        columns = (measured, "") if name == "standard" else ("", measured)
+        rows.append((f"verified: {sum(one['inside'])} of {len(one['inside'])} inside", *columns))
     return ("photographs", "standard training, clean", "adversarial training, attacked"), rows
 
 

@@ -34,6 +34,7 @@ def prognosis(study: Study, points: Sequence[Point], *, goal_accuracy: float) ->
         "curves": told,
         "robust_accuracy_of_standard": _measured(study, points, "standard", "robust"),
         "clean_accuracy_of_robust": _measured(study, points, "robust", "clean"),
+        "backtest": backtest(study, points),
         "more": _more(study, told["robust"]["answer"], each, noise),
     }
 
@@ -119,15 +120,30 @@ def _more(study: Study, answered: dict[str, Any], each: float, noise: float) -> 
     }
 
 
-def verify(study: Study, points: Sequence[Point], foretold: dict[str, Any]) -> dict[str, Any]:
-    """Trainings on all photographs, which no curve was fitted to, beside what was foretold for one of them."""
-    held: dict[str, Any] = {}
+def backtest(study: Study, points: Sequence[Point]) -> dict[str, Any]:
+    """The curve without its largest size, asked about that size: whether such forecasts hold here. Empty below 4 sizes."""
+    shares = sorted({point.share for point in points})
+    if len(shares) < 4:
+        return {}
+    few, last = ([p for p in points if (p.share < shares[-1]) == smaller] for smaller in (True, False))
+    held = {}
     for name, (training, what) in KINDS.items():
-        low, high = foretold["curves"][name]["at_all"]["ci90"]
-        runs = [sum(getattr(point, what)) / len(study.judge) for point in points if point.training == training]
-        held[name] = {
-            "foretold": foretold["curves"][name]["at_all"],
-            "runs": runs,
-            "inside": [low <= run <= high for run in runs],
-        }
+        curves = extrapolated(study, few, training, what, other_signs=False)
+        signs = float(np.mean([point.signs for point in last]))
+        foretold = interval(1 - curves.run(signs, seed=derive(study.seed, "backtest")))
+        held[name] = {"signs": signs} | _held(study, last, training, what, foretold)
     return held
+
+
+def verify(study: Study, points: Sequence[Point], told: dict[str, Any]) -> dict[str, Any]:
+    """Trainings on all photographs, which no curve was fitted to, beside what was foretold for one of them."""
+    return {
+        name: _held(study, points, training, what, told["curves"][name]["at_all"])
+        for name, (training, what) in KINDS.items()
+    }
+
+
+def _held(study: Study, points: Sequence[Point], training: str, what: str, foretold: dict[str, Any]) -> dict[str, Any]:
+    low, high = foretold["ci90"]
+    runs = [sum(getattr(point, what)) / len(study.judge) for point in points if point.training == training]
+    return {"foretold": foretold, "runs": runs, "inside": [low <= run <= high for run in runs]}

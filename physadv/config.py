@@ -125,7 +125,7 @@ class AuditOptions(TargetOptions):
     mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
     palette: str | None = Field(None, description="any, bw (black and white), printable.")
     resolution_px: int = Field(64, ge=2, le=2048, description="Pixels along the artwork's longer side.")
-    steps: int = Field(EFFORT.steps, ge=4, description="Steps of a gradient attack; the longest takes twice as many.")
+    steps: int = Field(EFFORT.steps, ge=4, description="Steps of a gradient attack; the longest takes 4 times as many.")
     restarts: int = Field(EFFORT.restarts, ge=1, description="Random starts of the longest attack.")
     queries: int = Field(EFFORT.queries, ge=8, description="Photographs per scene for the attack without gradients.")
     compared: int = Field(EFFORT.compared, ge=8, description="Scenes of attacks that only validate the others.")

@@ -216,13 +216,13 @@ def test_a_curve_that_bends_is_noticed(photographs: Scenes, others: Scenes):
 
     def points(rates: tuple[float, ...]) -> list[Point]:
         def point(seed: int, share: float, training: str) -> Point:
-            right = round(len(others) * rates[asked.shares.index(share)])
+            right = round(len(others) * rates[asked.shares.index(share)]) + seed - 1
             k = tuple(int(row < right) for row in range(len(others)))
             return Point(seed, share, training, round(100 * share), round(100 * share), k, k, 1.0)
 
         return [point(*run) for run in asked.runs]
 
-    steady, bent = points((0.25, 0.42, 0.58, 0.75)), points((0.25, 0.25, 0.25, 0.92))
+    steady, bent = points((0.2, 0.43, 0.6, 0.72)), points((0.25, 0.25, 0.25, 0.92))
     held = backtest(asked, steady)
     assert all(held["robust"]["inside"])
     assert not data_remarks({"backtest": held})

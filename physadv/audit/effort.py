@@ -11,7 +11,7 @@ class Effort:
     """
 
     steps: int = 40
-    restarts: int = 2
+    restarts: int = 3
     queries: int = 400
     compared: int = 48
     batch: int = 50

@@ -19,6 +19,7 @@ Kind = Literal["naive", "adaptive", "validity"]
 CONFIDENCES = (10.0, 30.0)  # kappa of transferred examples, in logits
 EOT_VIEWS = 4  # draws of a randomised defence, or of the world, in every step
 FEW_STEPS = 3
+LONGER = 4  # times the steps, for what still stands
 UNBOUNDED_STEPS = 30
 
 
@@ -129,8 +130,8 @@ def _adaptive(case: Case, base: Settings, effort: Effort) -> list[Trial]:
     """EOT over what is random, stand-ins for what has no gradient, detectors inside the loss."""
     eot = replace(base, views=EOT_VIEWS if case.random else 1)
     other = replace(eot, objective="cross-entropy")
-    long = replace(eot, steps=2 * effort.steps, restarts=effort.restarts, views=2 * eot.views, kappa=1.0)
-    named = {"margin": eot, "cross-entropy": other, "more steps, views, restarts": long}
+    long = replace(eot, steps=LONGER * effort.steps, restarts=effort.restarts, kappa=5.0, check_every=2)
+    named = {"margin": eot, "cross-entropy": other, "more steps and restarts": long}
     return [Trial(f"adaptive pgd, {how}", "adaptive", "deployed", said, survivors=True) for how, said in named.items()]
 
 

@@ -73,7 +73,7 @@ def make_chart(patches: int) -> Chart:
 
 
 def chart_picture(patches: int) -> Image.Image:
-    """The chart as a picture at `PX_PER_MM`, to print at true size: its width on paper is `make_chart(n).size_mm[0]`."""
+    """The chart as a picture at `PX_PER_MM`; its width on paper is `make_chart(patches).size_mm[0]`."""
     chart = make_chart(patches)
     assert chart.size_mm is not None
     width, height = (round(side * PX_PER_MM) for side in chart.size_mm)
@@ -172,7 +172,7 @@ def read_chart(
     for box in _inner(chart.box_uv):
         pixels = _pixels(image, matrix, box)
         if len(pixels) < _PIXELS_MIN:
-            raise UserError(f"{name}: a patch of the chart has only {len(pixels)} px inside; photograph it from nearer.")
+            raise UserError(f"{name}: a patch of the chart has only {len(pixels)} px inside; go nearer to it.")
         light = linear(pixels)
         means.append(_trimmed_mean(light))
         variances.append(light.var(0, ddof=1))

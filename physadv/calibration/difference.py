@@ -7,7 +7,9 @@ from jaxtyping import Float
 from physadv.transforms.colour import to_linear, to_srgb
 
 # Linear sRGB -> XYZ relative to its white, D65 (IEC 61966-2-1; rows sum to the white point before the division).
-_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
 _TO_XYZ = _XYZ / _XYZ.sum(1, keepdims=True)
 
 
@@ -45,11 +47,11 @@ def ciede2000(one: Float[np.ndarray, "*n 3"], other: Float[np.ndarray, "*n 3"]) 
     turn = np.where(colourful, (h2 - h1 + 180) % 360 - 180, 0.0)
     # Exactly opposite hues turn by +180, not -180; the mean hue lies between them on the shorter way round.
     turn = np.where(turn == -180, 180.0, turn)
-    l, c = (l1 + l2) / 2, (c1 + c2) / 2
+    lightness, c = (l1 + l2) / 2, (c1 + c2) / 2
     h = np.where(colourful, _mean_hue(h1, h2), h1 + h2)
     d_l, d_c, d_h = l2 - l1, c2 - c1, 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn) / 2)
     t = 1 - 0.17 * _cos(h - 30) + 0.24 * _cos(2 * h) + 0.32 * _cos(3 * h + 6) - 0.20 * _cos(4 * h - 63)
-    s_l = 1 + 0.015 * (l - 50) ** 2 / np.sqrt(20 + (l - 50) ** 2)
+    s_l = 1 + 0.015 * (lightness - 50) ** 2 / np.sqrt(20 + (lightness - 50) ** 2)
     s_c, s_h = 1 + 0.045 * c, 1 + 0.015 * c * t
     rotation = -np.sin(np.radians(60 * np.exp(-(((h - 275) / 25) ** 2)))) * 2 * _saturated(c)
     parts = d_l / s_l, d_c / s_c, d_h / s_h

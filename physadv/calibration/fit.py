@@ -54,9 +54,7 @@ class PrintMap:
         return np.maximum(root, 0) ** 3
 
 
-def fit_print_map(
-    srgb: Float[np.ndarray, "n 3"], reflectance: Float[np.ndarray, "n 3"], *, table: bool
-) -> PrintMap:
+def fit_print_map(srgb: Float[np.ndarray, "n 3"], reflectance: Float[np.ndarray, "n 3"], *, table: bool) -> PrintMap:
     """Least squares on cube roots. The table takes what the polynomial leaves, as smoothly as it can.
 
     It minimises |F v − rest|² + λ |Δ v|² + ε |v|², F the trilinear weights, Δ the Laplacian of the 9 × 9 × 9 lattice.

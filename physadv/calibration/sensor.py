@@ -40,9 +40,7 @@ def _non_negative(terms: Float[np.ndarray, "n 2"], right: Float[np.ndarray, " n"
     return (float(max(alone[0], 0)), 0.0) if misses[0] < misses[1] else (0.0, float(max(alone[1], 0)))
 
 
-def blur_px(
-    image: Float[np.ndarray, "h w 3"], chart: Chart, corners_px: Float[np.ndarray, "4 2"]
-) -> float | None:
+def blur_px(image: Float[np.ndarray, "h w 3"], chart: Chart, corners_px: Float[np.ndarray, "4 2"]) -> float | None:
     """Sigma of the Gaussian by which the patches' outer edges are spread, beyond the pixel itself; None: no edge.
 
     Edges that face another patch are left out (the gap between is too narrow). Every edge may lie up to 1.5 px from

@@ -121,7 +121,7 @@ def _more(study: Study, answered: dict[str, Any], each: float, noise: float) -> 
 
 
 def backtest(study: Study, points: Sequence[Point]) -> dict[str, Any]:
-    """The curve without its largest size, asked about that size: whether such forecasts hold here. Empty below 4 sizes."""
+    """The curve without its largest size, asked about that size: do such forecasts hold here? Empty below 4 sizes."""
     shares = sorted({point.share for point in points})
     if len(shares) < 4:
         return {}

@@ -14,8 +14,11 @@ from rich.text import Text
 
 from physadv import __version__
 from physadv.config import (
+    ARGUMENT,
     AttackOptions,
     AuditOptions,
+    CalibrateOptions,
+    CaptureOptions,
     EvaluateOptions,
     Options,
     SamplesOptions,
@@ -28,10 +31,23 @@ from physadv.defences import list_defences
 from physadv.errors import UserError
 from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_sheet
 from physadv.report import compare_reports
+from physadv.report.calibrate import error_rows
+from physadv.report.capture import where
 from physadv.report.headline import closest_words, remarks
 from physadv.report.heatmap import candidate, points
 from physadv.report.samples import data_remarks, sample_tables
-from physadv.runs import run_attack, run_audit, run_demo, run_evaluate, run_samples, run_scan, run_train
+from physadv.runs import (
+    run_attack,
+    run_audit,
+    run_calibrate,
+    run_capture,
+    run_demo,
+    run_evaluate,
+    run_fit_world,
+    run_samples,
+    run_scan,
+    run_train,
+)
 from physadv.targets import list_targets
 from physadv.threats import list_threats
 from physadv.transforms.world import DIGITAL, load_world, world_names
@@ -65,7 +81,9 @@ def command(model: type[Options]) -> Callable[[Callable[..., None]], Callable[..
         default = "" if field.default in (None, False) else f" (default: {field.default})"
         kind = field.annotation if "None" in str(field.annotation) else field.annotation | None  # type: ignore[operator]
         flags = [f"--{name.replace('_', '-')}"]
-        option = typer.Option(*flags, help=f"{field.description}{default}", show_default=False)
+        option: Any = typer.Option(*flags, help=f"{field.description}{default}", show_default=False)
+        if field.json_schema_extra == ARGUMENT:
+            option = typer.Argument(help=field.description, show_default=False)
         if field.annotation is bool:
             kind = bool | None
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
@@ -128,6 +146,18 @@ def audit(options: AuditOptions) -> None:
     out.print(f"audit.json and report.html are in {options.out}")
 
 
+@command(CalibrateOptions)
+def calibrate(options: CalibrateOptions) -> None:
+    """Measure a printer, and the light and cameras that photographed it, by photographs of a colour chart."""
+    with Console() as console:
+        metrics = run_calibrate(options, command=_command(), console=console)
+    head = ("mean CIEDE2000 of what the fit has not seen", "new colours", "new photographs")
+    _table(head, error_rows(metrics["errors"]))
+    for one in metrics["skipped"]:
+        out.print(f"note: {one['name']} was left out: {one['reason']}")
+    out.print(f"profile.json and report.html are in {options.out}; next: physadv worlds fit --profile {options.out}")
+
+
 @command(TrainOptions)
 def train(options: TrainOptions) -> None:
     """Train a classifier on photographs and staged faces seen through a world."""
@@ -136,6 +166,18 @@ def train(options: TrainOptions) -> None:
     for scenes, rates in accuracy.items():
         _table(("world", f"accuracy on {scenes}"), [(name, _percent(rate)) for name, rate in rates.items()])
     out.print(f"weights are in {options.out}; use them with --target safetensors:{options.out}")
+
+
+@command(CaptureOptions)
+def capture(options: CaptureOptions) -> None:
+    """Judge photographs of the printed thing: where the camera stood, what the target says, what was foretold."""
+    with Console() as console:
+        metrics = run_capture(options, command=_command(), console=console)
+    rows: list[tuple[str, ...]] = [("all", _percent(metrics["observed"]), _percent(metrics["predicted"]))]
+    rows += [(where(one), _percent(one["observed"]), _percent(one["predicted"])) for one in metrics["cells"]]
+    _table(("photographs", "goal reached, observed [95 %]", "predicted [95 %]"), rows)
+    judged, skipped = metrics["photographs"].values()
+    out.print(f"{judged} judged, {skipped} not; captures.csv, metrics.json and report.html are in {options.out}")
 
 
 @command(SamplesOptions)
@@ -285,6 +327,20 @@ def show_world(
         overwrite=overwrite,
     )
     out.print(f"wrote {path}")
+
+
+@worlds_app.command("fit")
+def fit_world(
+    profile: Annotated[Path, typer.Option(help="Folder of profile.json, from physadv calibrate.")],
+    output: Annotated[Path, typer.Option("--out", help="The world file to write.")] = Path("my-world.yaml"),
+    base: Annotated[str, typer.Option(help="The world that says what a chart does not, as poses.")] = "drive-by",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Make a world of a measured printer, light and camera."""
+    world, fit = run_fit_world(profile, output, base=base, overwrite=overwrite)
+    rows = [("no printer at all", fit.plain), ("the printer of this world", fit.error), ("its kind at best", fit.free)]
+    _table(("colours of the print by", "mean CIEDE2000"), [(name, f"{error:.1f}") for name, error in rows])
+    out.print(f"wrote {output} ({world.hash}); attack in it with --world {output}")
 
 
 def _show(metrics: dict[str, Any]) -> None:

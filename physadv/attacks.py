@@ -76,8 +76,7 @@ def attack(
 ) -> Attacked:
     """Search θ under the world; the artwork returned did best on fixed held-out draws and holds what its PNG will hold.
 
-    checkpoint: written at every check; with `resume` the search goes on from there and ends at the same bits (CPU; not
-    behind a defence that draws at random).
+    checkpoint: written at every check; with `resume` the search goes on from there and ends at the same bits (CPU).
     Raises UserError for a world that is reserved for judging, and for a checkpoint of another run.
     """
     problem = make_problem(target, scenes, threat, world=world, settings=settings, seed=seed)

@@ -12,6 +12,7 @@ from physadv.audit.effort import Effort
 from physadv.errors import UserError
 from physadv.training import Recipe
 
+ARGUMENT: dict[str, Any] = {"argument": True}  # given on the command line without its name
 DEFAULTS = Settings()
 EFFORT = Effort()
 RECIPE = Recipe()
@@ -147,6 +148,17 @@ class ScanOptions(TargetOptions):
     judge_views: int = Field(200, ge=1, description="Fresh photographs that judge the best place and all others.")
 
 
+class CalibrateOptions(Options):
+    """Measure a printer and its photographs by a colour chart."""
+
+    photos: Path | None = Field(
+        None, description="Folder of photographs of the chart, or one photograph.", json_schema_extra=ARGUMENT
+    )
+    chart: Path | None = Field(None, description="chart.json of the chart (docs/calibration.md).")
+    sheet: Path | None = Field(None, description="Folder of the chart's sheet.json: its tags say where the chart is.")
+    corners: Path | None = Field(None, description="CSV of the chart's corners in px, for photographs without tags.")
+
+
 class TrainOptions(SceneOptions):
     """Train a classifier."""
 
@@ -161,6 +173,29 @@ class TrainOptions(SceneOptions):
     batch: int = Field(RECIPE.batch, ge=2, description="Images per step.")
     learning_rate: float = Field(RECIPE.learning_rate, gt=0, description="Peak of the one-cycle schedule.")
     judge: str | None = Field(None, description="Photographs to report the accuracy on, never used in training.")
+
+
+class CaptureOptions(Options):
+    """Judge photographs of the printed thing."""
+
+    photos: str | None = Field(
+        None, description="Folder of photographs, a video, or the number of a camera.", json_schema_extra=ARGUMENT
+    )
+    artwork: Path | None = Field(None, description="Folder of the artwork on the sign; without it, the sign is clean.")
+    sheet: Path | None = Field(None, description="Folder of sheet.json, hung whole: its tags say where the sign is.")
+    tags: Path | None = Field(None, description="YAML or JSON of tags round the sign: their corners in mm.")
+    quads: Path | None = Field(None, description="CSV of the face's corners in px, for photographs without tags.")
+    face: str = Field("stop", description="The sign: a drawn one, or FACE.png.")
+    label: str | None = Field(None, description="Class of FACE.png.")
+    face_mm: float | None = Field(None, gt=0, description="Width of the sign's face in mm, instead of its class's.")
+    focal_px: float | None = Field(None, gt=0, description="Focal length of all photographs, instead of their EXIF's.")
+    frames: int | None = Field(None, ge=1, description="Frames of a video (default: all) or camera (default: 30).")
+    target: str = Field("builtin:gtsrb", description="As for evaluate.")
+    goal: str = Field(DEFAULTS.goal, description="untargeted or class:NAME.")
+    world: str = Field("drive-by", description="The world that foretells, its camera where the photograph's was.")
+    backgrounds: Path | None = Field(None, description="Folder of pictures behind the sign in the views foretold.")
+    views: int = Field(16, ge=1, description="Views foretold per photograph.")
+    resume: bool = Field(False, description="Keep captures.csv in --out, and judge the photographs that it lacks.")
 
 
 class SamplesOptions(Options):

@@ -51,6 +51,7 @@ OUTPUTS = (
     "samples.png",
     "demonstration.png",
     "captures.csv",
+    "profile.json",
     "crop-[0-9]*.jpg",
     ".*.[0-9]*.part",
     RUN,

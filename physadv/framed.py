@@ -33,11 +33,16 @@ def framed(held_out: HeldOut) -> Scenes:
         labels=scenes.labels[rows.to(device)],
         classes=scenes.classes,
         names=tuple(_name(scenes.names[row], place // len(scenes), held_out.views) for place, row in enumerate(picked)),
-        groups=tuple(scenes.groups[row] for row in picked),
+        groups=tuple(_group(scenes, row, place) for place, row in enumerate(picked)),
         gain=torch.ones(count, 3, device=device),
         bias=torch.zeros(count, 3, device=device),
         native_px=torch.ones(count, device=device),
     )
+
+
+def _group(scenes: Scenes, row: int, place: int) -> str:
+    """Views of a staged sign are independent; those of a photograph are not."""
+    return f"{scenes.groups[row]}, {place}" if scenes.staged else scenes.groups[row]
 
 
 def _name(scene: str, view: int, views: int) -> str:

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from physadv.scenes.base import Scenes
-from physadv.targets.base import Classifier
+from physadv.targets.base import Classifier, drawing
 from physadv.targets.spec import align_labels
 from physadv.threats.base import Artwork, Threat
+from physadv.transforms.stages import derive
 from physadv.transforms.world import Shots, Views, World
 
 CHUNK = 64  # photographs at once: enough to fill two cores, little memory
@@ -62,12 +63,16 @@ class HeldOut:
 
     @torch.no_grad()
     def answers(self, *artworks: Artwork | None) -> list[Float[Tensor, "n c"]]:
-        """The target's logits with each of the artworks, all in the same light."""
+        """The target's logits with each of the artworks, all in the same light (and with the same random defence)."""
         chunks = [
-            [self.target(shots.photograph(self._on(artwork, rows, place))) for artwork in artworks]
+            [self._answer(shots.photograph(self._on(artwork, rows, place)), int(rows[0])) for artwork in artworks]
             for rows, place, shots in self._shots()
         ]
         return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+    def _answer(self, photographs: Float[Tensor, "m 3 h w"], first: int) -> Float[Tensor, "m c"]:
+        with drawing(self.target.module, derive(self.seed, "defence", first)):
+            return self.target(photographs)
 
     def _on(self, artwork: Artwork | None, rows: Int[Tensor, " m"], place: Float[Tensor, "m 2"]) -> Artwork | None:
         """The artwork of each view: one for all, one per scene, or one per view."""
@@ -90,6 +95,11 @@ class HeldOut:
             views = self.world.draw([ids[row] for row in rows.tolist()], seed=self.seed)
             scenes = self.scenes.take(self.scene[rows])
             yield rows, views.place(), self.world.prepare(scenes, views, frame=self.target.frame)
+
+
+def varies(target: Classifier, scenes: Scenes, world: World, threat: Threat) -> bool:
+    """Whether two views of one scene can differ: by the world, the background, the artwork's place or the defence."""
+    return world.random or scenes.staged or threat.roams or target.randomised
 
 
 def view_ids(scene: Int[Tensor, " n"], views: int) -> list[int]:

@@ -28,7 +28,7 @@ from physadv.transforms.stages import derive
 from physadv.transforms.warp import level_for, pixel_grid, sample_pyramid
 from physadv.transforms.world import Shots, World
 
-PER_ARTWORK = Float[Tensor, " a"]
+PerArtwork = Float[Tensor, " a"]
 
 _NOISE = 1e-3  # of the start, in colour
 _STEP_PICTURE, _STEP_PRINT = 0.005, 0.02
@@ -41,9 +41,9 @@ class Closest(Attacked):
     distance: infinite where none did; the artwork is then the iterate with the most held-out success.
     """
 
-    distance: PER_ARTWORK
+    distance: PerArtwork
     reached: Bool[Tensor, " a"]
-    c: PER_ARTWORK
+    c: PerArtwork
     unit: str
     needed: float
 
@@ -70,7 +70,7 @@ class _Ruler:
     bare: Theta
     rounded: bool
 
-    def landscape(self, done: int, c: PER_ARTWORK, best: PER_ARTWORK) -> Landscape:
+    def landscape(self, done: int, c: PerArtwork, best: PerArtwork) -> Landscape:
         """f + D/c in the views of step `done`."""
         nobody = torch.zeros(len(c), dtype=torch.bool)
 
@@ -86,13 +86,13 @@ class _Ruler:
             return self.problem.landscape(done, nobody, extra=seen)
         surrogate = self.problem.landscape(done, nobody)
 
-        def loss(theta: Theta) -> PER_ARTWORK:
+        def loss(theta: Theta) -> PerArtwork:
             change = self._change(self.problem.threat.artwork(theta))
             return surrogate.loss(theta) + self.distance.penalty(change, best) / c
 
         return replace(surrogate, loss=loss, project=project)
 
-    def length(self, theta: Theta) -> PER_ARTWORK:
+    def length(self, theta: Theta) -> PerArtwork:
         """D itself; in photographs, its mean over the held-out views."""
         artwork, held_out = self.worn(theta), self.problem.held_out
         if not self.distance.photographed:
@@ -114,20 +114,20 @@ class _Ruler:
 class _Search:
     """Everything that changes. lower, upper: the largest c that failed and the smallest that did it."""
 
-    c: PER_ARTWORK
-    lower: PER_ARTWORK
-    upper: PER_ARTWORK
+    c: PerArtwork
+    lower: PerArtwork
+    upper: PerArtwork
     best: Theta
-    success: PER_ARTWORK
-    distance: PER_ARTWORK
-    best_c: PER_ARTWORK
+    success: PerArtwork
+    distance: PerArtwork
+    best_c: PerArtwork
     hit: Bool[Tensor, " a"]
     photographs: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
     def begin(cls, theta: Theta, first_c: float) -> "_Search":
-        def full(value: float) -> PER_ARTWORK:
+        def full(value: float) -> PerArtwork:
             return torch.full((len(theta),), value, device=theta.device)
 
         never = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
@@ -274,7 +274,7 @@ def _counted(landscape: Landscape) -> tuple[Landscape, Callable[[], int]]:
     """The landscape, and how often its loss was asked for."""
     asked = 0
 
-    def loss(theta: Theta) -> PER_ARTWORK:
+    def loss(theta: Theta) -> PerArtwork:
         nonlocal asked
         asked += 1
         return landscape.loss(theta)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from physadv.errors import UserError
 from physadv.files import sha256
-from physadv.heldout import HeldOut, truth_of, view_ids
+from physadv.heldout import HeldOut, truth_of, varies, view_ids
 from physadv.objectives import Expectation, Objective, check_goal, make_objective, parse_expectation, parse_goal
 from physadv.objectives.printability import non_printability, printable_palette, total_variation
 from physadv.optimisers import OPTIMISERS, Optimiser, make_optimiser
@@ -20,7 +20,7 @@ from physadv.optimisers.base import Landscape
 from physadv.scenes.base import Scenes
 from physadv.scenes.canvas import spread
 from physadv.settings import Settings
-from physadv.targets.base import Classifier
+from physadv.targets.base import Classifier, drawing
 from physadv.threats.base import Ball, Theta, Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import Shots, World
@@ -65,7 +65,9 @@ class Problem:
             artwork = self.threat.artwork(theta)
             worn = (artwork.take(rows) if self.separate else artwork).at(places)
             photographs = shots.photograph(worn)
-            losses = self.objective.loss(self.target(photographs), self.truth[rows])
+            with drawing(self.target.module, derive(self.seed, "defence", done)):
+                logits = self.target(photographs)
+            losses = self.objective.loss(logits, self.truth[rows])
             losses = losses if extra is None else losses + extra(photographs, shots, rows)
             return self._expected(losses, rows, len(theta)) + self._unprintable(theta)
 
@@ -73,7 +75,7 @@ class Problem:
             loss=loss,
             project=self.threat.project,
             progress=done % settings.steps / settings.steps,
-            common=settings.common and done % settings.steps > 0,
+            common=settings.common and not self.target.randomised and done % settings.steps > 0,
             generator=torch.Generator().manual_seed(derive(self.seed, "step", done)),
         )
 
@@ -81,7 +83,7 @@ class Problem:
         """The views of a step, prepared; kept while the next step has the same ones."""
         rows = self._rows(done, resting)
         ids = self._view_ids(rows, done)
-        key = (rows.tolist(), ids if self.world.random else None)
+        key = (rows.tolist(), ids if self.varies else None)
         if self._kept and self._kept[0][0] == key:
             return self._kept[0][1]
         views = self.world.draw(ids, seed=derive(self.seed, "attack"), paired=self.settings.antithetic)
@@ -89,6 +91,10 @@ class Problem:
         shots = self.world.prepare(self.scenes.take(rows), views, frame=self.target.frame)
         self._kept[:] = [(key, (rows, places, shots))]
         return rows, places, shots
+
+    @cached_property
+    def varies(self) -> bool:
+        return varies(self.target, self.scenes, self.world, self.threat)
 
     def photographs(self, resting: Bool[Tensor, " a"]) -> int:
         """How many the target is shown for one loss."""
@@ -214,7 +220,7 @@ def _held_out(
     """Fixed views that choose the best θ: of as many scenes as there are photographs, tracks taking turns."""
     seed = derive(seed, "held-out")
     if separate:  # each scene has a θ of its own to choose
-        views = max(_CHOOSE, photographs // len(scenes)) if world.random or target.randomised else 1
+        views = max(_CHOOSE, photographs // len(scenes)) if varies(target, scenes, world, threat) else 1
         return HeldOut(target, scenes, world, views, seed, threat, keep=True)
     rows = torch.tensor(spread(scenes.groups, photographs))
     views = max(1, photographs // len(rows))

@@ -43,9 +43,11 @@ def audit(case: Case, *, effort: Effort, softmax: bool = False, report: Report |
     with frozen(case.plain.module), frozen(case.deployed.module), frozen(case.naive.module):
         rows = torch.arange(len(case))
         few = torch.tensor(spread(case.scenes.groups, effort.compared))
+        random = is_random(case, few)
+        case = case.as_random() if random else case
         probed = Probed(
             slope=slope(case, few) if case.plain.differentiable else None,
-            random=is_random(case, few),
+            random=random,
             softmax=softmax,
             abstains=case.goal_of(case.deployed).abstain is not None,
             defended=case.defended,

@@ -1,11 +1,11 @@
 """What is audited: a target as it was, as a naive attacker sees it, and as it is deployed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from physadv.heldout import HeldOut, truth_of
+from physadv.heldout import HeldOut, truth_of, varies
 from physadv.objectives import Goal, parse_goal
 from physadv.objectives.classification import margin
 from physadv.scenes.base import Scenes
@@ -60,7 +60,13 @@ class Case:
     @property
     def random(self) -> bool:
         """Whether one artwork on one scene can have several answers."""
-        return self.world.random or self.deployed.randomised
+        return varies(self.deployed, self.scenes, self.world, self.threat)
+
+    def as_random(self) -> "Case":
+        """The same, its targets known to be random, whatever they say of themselves."""
+        naive, deployed = (replace(target, randomised=True) for target in (self.naive, self.deployed))
+        plain = self.plain if self.defended else deployed
+        return replace(self, plain=plain, naive=naive, deployed=deployed)
 
     @property
     def truth(self) -> Int[Tensor, " n"]:

@@ -7,7 +7,6 @@ Croce & Hein 2020.
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -15,8 +14,9 @@ from physadv.audit.probes import Slope
 from physadv.audit.suite import CONFIDENCES, FEW, NAIVE, SEARCH, UNBOUNDED, Tally, transfer
 
 _ZERO = 0.1  # share of scenes without a gradient
-_TRUE = 0.2  # of what a gradient promises must come true
-_FALLS = 0.01  # of the clean margin must go when there are more steps
+_TRUE = 0.2  # of what a gradient promises must come true, and no more than the inverse of it
+_UPHILL = 0.75  # share of scenes in which a step along the gradient must raise the loss
+_FALLS = 0.01  # of what an attack gains must come from later steps
 _PASS = 0.1  # of confident examples get past a detector
 _SIGNIFICANT = 0.05
 
@@ -78,7 +78,7 @@ def flags(probed: Probed, tally: Tally) -> list[Flag]:
     return [
         _gradient(probed.slope),
         Flag("randomised", probed.random, "repeated calls differ" if probed.random else "repeated calls agree"),
-        _black_box(tally),
+        _black_box(tally, abstains=probed.abstains),
         _iterations(tally),
         _unbounded(tally),
         Flag("softmax", probed.softmax, "answers are probabilities" if probed.softmax else "answers are logits"),
@@ -89,46 +89,53 @@ def flags(probed: Probed, tally: Tally) -> list[Flag]:
 
 def _gradient(slope: Slope | None) -> Flag:
     if slope is None:
-        return Flag("gradient", True, "the target gives scores only")
+        return Flag("gradient", None, "the target gives scores only")
     seen = f"no gradient at all in {_percent(slope.zero)} of the scenes"
-    if slope.agreement is not None:
-        seen += f"; a step along it changes the loss by {_percent(slope.agreement)} of what it promises (median)"
-    return Flag("gradient", slope.zero >= _ZERO or (slope.agreement or 0.0) < _TRUE, seen)
+    if slope.agreement is None or slope.uphill is None:
+        return Flag("gradient", True, seen)
+    seen += f"; a step along it changes the loss by {_percent(slope.agreement)} of what it promises (median)"
+    seen += f" and raises it in {_percent(slope.uphill)} of the scenes"
+    true = _TRUE <= slope.agreement <= 1 / _TRUE and slope.uphill >= _UPHILL
+    return Flag("gradient", slope.zero >= _ZERO or not true, seen)
 
 
-def _black_box(tally: Tally) -> Flag:
+def _black_box(tally: Tally, *, abstains: bool) -> Flag:
+    """Against the naive attack, except where that does not know the detector; and against every white-box attack."""
     if NAIVE not in tally or SEARCH not in tally:
         return Flag("black-box", None, "there is no white-box attack to compare with")
     search = tally[SEARCH]
-    naive = torch.zeros_like(tally.clean.broken.cpu())
-    naive[tally[NAIVE].rows] = tally[NAIVE].answers.broken.cpu()
-    only_search, only_naive, seen = _paired(
-        search.answers.broken.cpu(), naive[search.rows], "random search", "naive pgd"
-    )
-    ahead = (only_search - only_naive) / max(len(search.rows), 1)
-    return Flag("black-box", ahead > 0.05 and _sign_test(only_search, only_naive) < _SIGNIFICANT, seen)
+    found = search.answers.broken.cpu()
+    every = tally.broken_by([one for one in tally.tried if one.trial.name != SEARCH])[search.rows]
+    naive = tally.broken_by([tally[NAIVE]])[search.rows]
+    others = {"all gradient attacks": every} | ({} if abstains else {"naive pgd": naive})
+    paired = {name: _paired(found, other) for name, other in others.items()}
+    ahead = [name for name, (wins, losses) in paired.items() if _is_ahead(wins, losses, len(found), 0.05)]
+    seen = "; ".join(f"{w} scenes only by random search, {x} only by {name}" for name, (w, x) in paired.items())
+    return Flag("black-box", bool(ahead), f"{seen}, of {len(found)}")
 
 
 def _iterations(tally: Tally) -> Flag:
     if FEW not in tally:
         return Flag("iterations", None, "there is no gradient attack whose steps could be counted")
     few, long = tally[FEW], tally[NAIVE]
+    if long.trial.settings.steps < 4 * few.trial.settings.steps:
+        return Flag("iterations", None, f"{long.trial.settings.steps} steps are too few to compare")
     at = {int(row): place for place, row in enumerate(long.rows)}
     after = long.answers.margin[[at[int(row)] for row in few.rows]].cpu()
     before, clean = few.answers.margin.cpu(), tally.clean.margin.cpu()[few.rows]
     standing = after >= 0
     if standing.float().mean() < 0.1:
-        return Flag(
-            "iterations", False, f"the naive attack breaks {_percent(1 - standing.float().mean().item())} of the scenes"
-        )
-    fall = ((before - after)[standing].mean() / clean[standing].abs().mean().clamp(min=1e-6)).item()
-    steps = f"{few.trial.settings.steps} to {long.trial.settings.steps} steps"
-    return Flag("iterations", fall < _FALLS, f"from {steps} the margin falls by {_percent(fall)} of the clean one")
+        share = _percent(1 - standing.float().mean().item())
+        return Flag("iterations", False, f"the naive attack breaks {share} of the scenes")
+    gained = (clean - after)[standing].mean().clamp(min=1e-6)
+    fall = ((before - after)[standing].mean() / gained).item()
+    steps = f"steps {few.trial.settings.steps + 1} to {long.trial.settings.steps}"
+    return Flag("iterations", fall < _FALLS, f"{steps} make {_percent(fall)} of what the attack takes off the margin")
 
 
 def _unbounded(tally: Tally) -> Flag:
     if UNBOUNDED not in tally:
-        return Flag("unbounded", None, "there is no gradient attack to free from its budget")
+        return Flag("unbounded", None, "only norm balls are sure to reach every goal without a budget")
     broken = tally[UNBOUNDED].answers.broken.float().mean().item()
     return Flag("unbounded", broken < 1, f"without a budget the naive attack breaks {_percent(broken)} of the scenes")
 
@@ -155,10 +162,13 @@ def _naive(tally: Tally, *, defended: bool) -> Flag:
     return Flag("naive", more / len(naive) > 0.1, seen)
 
 
-def _paired(first: Bool[Tensor, " m"], second: Bool[Tensor, " m"], name: str, other: str) -> tuple[int, int, str]:
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    seen = f"{only_first} scenes only by {name}, {only_second} only by {other}, of {len(first)}"
-    return only_first, only_second, seen
+def _paired(first: Bool[Tensor, " m"], second: Bool[Tensor, " m"]) -> tuple[int, int]:
+    """Scenes that only the first breaks, and only the second."""
+    return int((first & ~second).sum()), int((second & ~first).sum())
+
+
+def _is_ahead(wins: int, losses: int, scenes: int, share: float) -> bool:
+    return (wins - losses) / max(scenes, 1) > share and _sign_test(wins, losses) < _SIGNIFICANT
 
 
 def _sign_test(wins: int, losses: int) -> float:

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from physadv.audit.case import Case
 from physadv.heldout import HeldOut
+from physadv.optimisers.base import per_artwork
 from physadv.optimisers.descent import Autograd
 from physadv.problem import make_problem
 from physadv.settings import Settings
 from physadv.targets.base import Classifier
+from physadv.threats.base import Ball
 from physadv.transforms.stages import derive
 
 _STEP = 0.02  # in colour, where the threat has no radius
@@ -25,33 +27,39 @@ class Slope:
     """The naive gradient at a random start. zero: the share of scenes without any.
 
     agreement: what a step along it changes the loss by, of what it promises; the median. 1 where it is true.
+    uphill: the share of scenes in which a step along it raises the loss at all.
     """
 
     zero: float
     agreement: float | None
+    uphill: float | None
 
 
 @torch.no_grad()
 def slope(case: Case, rows: Int[Tensor, " m"]) -> Slope:
-    """(L(θ + h·s) − L(θ − h·s)) / (2h·|g|₁) with s = sign(g), h a quarter of the budget."""
+    """(L(θ + s) − L(θ − s)) / 2⟨g, s⟩ for the steepest s of a quarter of the budget: along sign(g), or g in l2."""
     threat = case.threat.take(rows)
     settings = Settings(goal=case.goal, per_scene=True, views=1, kappa=_UNCLAMPED, held_out=1)
     problem = make_problem(
         case.naive, case.scenes.take(rows), threat, world=case.world, settings=settings, seed=case.seed
     )
     theta = problem.init(restart=0)
-    landscape = problem.landscape(0, torch.zeros(len(theta), dtype=torch.bool))
+    landscape = problem.landscape(0, torch.zeros(len(theta), dtype=torch.bool, device=theta.device))
     with torch.enable_grad():
         gradient, _ = Autograd()(theta, landscape)
-    size = gradient.abs().sum((1, 2, 3))
-    there = size > 0
+    there = gradient.abs().amax((1, 2, 3)) > 0
     if not bool(there.any()):
-        return Slope(1.0, None)
-    step = (threat.ball.radius / 4 if threat.ball and threat.ball.norm == "linf" else _STEP) * gradient.sign()
-    height = step.abs().amax((1, 2, 3))
+        return Slope(1.0, None, None)
+    step = _steepest(gradient, threat.ball)
     rise = landscape.loss(theta + step) - landscape.loss(theta - step)
-    agreement = (rise / (2 * height * size))[there].median().item()
-    return Slope((~there).float().mean().item(), agreement)
+    ratio = (rise / (2 * (gradient * step).sum((1, 2, 3))))[there]
+    return Slope((~there).float().mean().item(), ratio.median().item(), (ratio > 0).float().mean().item())
+
+
+def _steepest(gradient: Float[Tensor, "a 3 h w"], ball: Ball | None) -> Float[Tensor, "a 3 h w"]:
+    if ball and ball.norm == "l2":
+        return ball.radius / 4 * gradient / per_artwork(gradient.flatten(1).norm(dim=1))
+    return (ball.radius / 4 if ball else _STEP) * gradient.sign()
 
 
 @torch.no_grad()

@@ -11,8 +11,10 @@ from torch import Tensor
 from physadv.attacks import Attacked, Step, attack_each
 from physadv.audit.case import Answers, Case
 from physadv.audit.effort import Effort
+from physadv.heldout import varies
 from physadv.scenes.canvas import spread
 from physadv.settings import Settings
+from physadv.transforms.stages import derive
 
 Kind = Literal["naive", "adaptive", "validity"]
 
@@ -41,8 +43,10 @@ class Trial:
 
     @property
     def photographs(self) -> int:
-        """Shown to the target for each scene, at most."""
-        return self.settings.steps * self.settings.restarts * self.settings.views
+        """Shown to the target for each scene, at most, held-out checks included."""
+        said = self.settings
+        checks = said.steps / said.check_every * (8 if said.views > 1 else 1)
+        return round(said.restarts * (said.steps * said.views + checks))
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,13 @@ class Tally:
 
     def broken(self, *kinds: Kind) -> Bool[Tensor, " n"]:
         """The worst case of every scene over the clean photograph and all trials of these kinds."""
-        worst = self.clean.broken.cpu().clone()
-        for one in self.tried:
-            if one.trial.kind in kinds and not one.trial.boundless:
+        return self.clean.broken.cpu() | self.broken_by([one for one in self.tried if one.trial.kind in kinds])
+
+    def broken_by(self, tried: list[Tried]) -> Bool[Tensor, " n"]:
+        """The worst case of every scene over these trials, as far as they keep to the budget."""
+        worst = torch.zeros_like(self.clean.broken.cpu())
+        for one in tried:
+            if not one.trial.boundless:
                 worst[one.rows[one.answers.broken.cpu()]] = True
         return worst
 
@@ -83,17 +91,19 @@ NAIVE, FEW, UNBOUNDED, SEARCH = "naive pgd", "naive pgd, few steps", "naive pgd,
 def suite(case: Case, effort: Effort) -> list[Trial]:
     """Naive first, then what is made for this target, cheap before dear; those that validate the others last."""
     base = _base(case, effort)
-    black = replace(base, optimiser="random-search", common=True, check_every=25, steps=effort.queries // base.views)
+    eot = replace(base, views=EOT_VIEWS if case.random else 1)
+    steps = max(effort.queries // (eot.views * (2 if case.deployed.randomised else 1)), 1)
+    black = replace(eot, optimiser="random-search", common=True, check_every=25, steps=steps)
     if not case.plain.differentiable:
         return [Trial(SEARCH, "adaptive", "deployed", black)]
     few, boundless = replace(base, steps=FEW_STEPS), replace(base, steps=UNBOUNDED_STEPS)
     return [
         Trial(NAIVE, "naive", "naive", base),
         *_transfers(case, base),
-        *_adaptive(case, base, effort),
+        *_adaptive(eot, effort),
         Trial(SEARCH, "adaptive", "deployed", black, subset=True),
         Trial(FEW, "validity", "naive", few, subset=True),
-        Trial(UNBOUNDED, "validity", "naive", boundless, subset=True, boundless=True),
+        *([Trial(UNBOUNDED, "validity", "naive", boundless, subset=True, boundless=True)] if case.threat.ball else []),
     ]
 
 
@@ -104,7 +114,7 @@ def _base(case: Case, effort: Effort) -> Settings:
         kappa=0.0,
         steps=effort.steps,
         batch=effort.batch,
-        views=EOT_VIEWS if case.world.random else 1,
+        views=EOT_VIEWS if varies(case.plain, case.scenes, case.world, case.threat) else 1,
         per_scene=True,
         early_stop=True,
         check_every=5,
@@ -126,9 +136,8 @@ def transfer(kappa: float) -> str:
     return f"transfer, kappa {kappa:g}"
 
 
-def _adaptive(case: Case, base: Settings, effort: Effort) -> list[Trial]:
+def _adaptive(eot: Settings, effort: Effort) -> list[Trial]:
     """EOT over what is random, stand-ins for what has no gradient, detectors inside the loss."""
-    eot = replace(base, views=EOT_VIEWS if case.random else 1)
     other = replace(eot, objective="cross-entropy")
     long = replace(eot, steps=LONGER * effort.steps, restarts=effort.restarts, kappa=5.0, check_every=2)
     named = {"margin": eot, "cross-entropy": other, "more steps and restarts": long}
@@ -141,7 +150,8 @@ def attempt(case: Case, trial: Trial, tally: Tally, effort: Effort, report: Call
     threat = case.boundless if trial.boundless else case.threat
     how: dict[str, Any] = {"world": case.world, "settings": trial.settings, "report": report}
     scenes = case.scenes.take(rows)
-    found = attack_each(getattr(case, trial.against), scenes, threat.take(rows), seed=case.seed, **how)
+    seed = derive(case.seed, trial.name)
+    found = attack_each(getattr(case, trial.against), scenes, threat.take(rows), seed=seed, **how)
     return Tried(trial, rows, case.judge(rows, found.artwork, threat), found)
 
 

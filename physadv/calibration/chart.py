@@ -102,8 +102,8 @@ def _colours(patches: int) -> Int[np.ndarray, "n 3"]:
     return np.array(chosen[:patches])
 
 
-def strip(chart: Chart, patches: int = 24) -> Int[np.ndarray, " m"]:
-    """Rows of the patches that a colour strip would hold: those nearest to the 24 of the smallest chart, each once."""
+def strip(chart: Chart, patches: int) -> Int[np.ndarray, " m"]:
+    """Rows of the patches that a colour strip would hold: those nearest to the first of `make_chart`, each once."""
     wanted, space = lab(linear(_colours(patches) / 255)), lab(linear(chart.srgb))
     apart = np.linalg.norm(wanted[:, None] - space[None], axis=2)
     rows: list[int] = []

@@ -11,6 +11,7 @@ from physadv.calibration.difference import difference, linear
 from physadv.calibration.fit import Camera, fit_camera, fit_print_map, fit_reflectances
 
 FOLDS = 6
+STRIP = 24  # patches of a colour strip
 METHODS = ("identity", "3x3+offset", "polynomial-3", "table")
 PrintFit = Callable[[Chart, Sequence[Reading]], Callable[[Float[np.ndarray, "n 3"]], Float[np.ndarray, "n 3"]]]
 
@@ -40,7 +41,7 @@ def held_out_patches(chart: Chart, readings: Sequence[Reading]) -> Errors:
 
 
 def new_photographs(
-    chart: Chart, learned: Sequence[Reading], judged: Sequence[Reading], *, patches: int = 24
+    chart: Chart, learned: Sequence[Reading], judged: Sequence[Reading], *, patches: int = STRIP
 ) -> Errors:
     """New photographs: the print map from `learned`; each camera from a colour strip's worth of patches of its own.
 

@@ -23,7 +23,7 @@ def encoded(light: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     return to_srgb(torch.from_numpy(np.clip(light, 0, 1).astype(np.float64))).numpy()
 
 
-def lab(light: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+def lab(light: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     """Linear sRGB, kept in [0, 1], -> CIE L*a*b* under D65."""
     xyz = np.clip(light, 0, 1) @ _TO_XYZ.T
     root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
@@ -31,12 +31,12 @@ def lab(light: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
-def difference(one: Float[np.ndarray, "*n 3"], other: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+def difference(one: Float[np.ndarray, "n 3"], other: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
     """CIEDE2000 between colours in linear sRGB."""
     return ciede2000(lab(one), lab(other))
 
 
-def ciede2000(one: Float[np.ndarray, "*n 3"], other: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+def ciede2000(one: Float[np.ndarray, "n 3"], other: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
     """Colour difference between L*a*b* colours, with k_L = k_C = k_H = 1.
 
     Sharma, Wu & Dalal, "The CIEDE2000 color-difference formula: implementation notes, supplementary test data, and
@@ -59,8 +59,8 @@ def ciede2000(one: Float[np.ndarray, "*n 3"], other: Float[np.ndarray, "*n 3"]) 
 
 
 def _polar(
-    one: Float[np.ndarray, "*n 3"], other: Float[np.ndarray, "*n 3"]
-) -> tuple[tuple[Float[np.ndarray, "*n"], ...], ...]:
+    one: Float[np.ndarray, "n 3"], other: Float[np.ndarray, "n 3"]
+) -> tuple[tuple[Float[np.ndarray, " n"], ...], ...]:
     """Lightness, chroma and hue in degrees of both, after the correction of a* near grey."""
     chroma = (np.hypot(one[..., 1], one[..., 2]) + np.hypot(other[..., 1], other[..., 2])) / 2
     stretch = 1 + 0.5 * (1 - _saturated(chroma))
@@ -74,15 +74,15 @@ def _polar(
     )
 
 
-def _mean_hue(h1: Float[np.ndarray, "*n"], h2: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+def _mean_hue(h1: Float[np.ndarray, " n"], h2: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     total = h1 + h2
     far = np.abs(h1 - h2) > 180
     return np.where(far, np.where(total < 360, total + 360, total - 360), total) / 2
 
 
-def _saturated(chroma: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+def _saturated(chroma: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
 
 
-def _cos(degrees: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+def _cos(degrees: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return np.cos(np.radians(degrees))

@@ -137,7 +137,7 @@ def _read(path: Path, focal_px: float | None) -> Photo | Skipped:
     try:
         image = open_image(path)
     except UserError as error:
-        return Skipped(path.name, str(error))
+        return Skipped(path.name, str(error).removeprefix(f"{path} "))
     return Photo(path.name, path.name, np.asarray(image), focal_px or exif_focal_px(path))
 
 

@@ -28,7 +28,7 @@ class Plane:
 class Pose:
     """Camera to the centre of the sign's face, and how the face is turned against the ray between them.
 
-    Signs as in transforms/warp.py: yaw positive when the sign's right side recedes, pitch when its top does, roll clockwise.
+    As in transforms/warp.py: yaw positive when the sign's right side recedes, pitch when its top does, roll clockwise.
     """
 
     distance_m: float

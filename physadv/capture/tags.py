@@ -31,9 +31,9 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 def find(pixels: UInt8[np.ndarray, "h w 3"], family: str, *, wanted: Collection[int]) -> dict[int, Corners]:
     """Tags by number, down to about 14 px wide.
 
-    The photograph is searched scaled down, as it is, and enlarged, until all that are `wanted` are found. Where a number
-    is seen more than once, the larger tag counts. Corners are intersections of lines fitted to the black border's sides
-    in linear light. UserError: unknown family.
+    The photograph is searched scaled down, as it is, and enlarged, until all that are `wanted` are found. Where a
+    number is seen more than once, the larger tag counts. Corners are intersections of lines fitted to the black
+    border's sides in linear light. UserError: unknown family.
     """
     if family not in FAMILIES:
         raise UserError(f"There are no tags {family!r} here; use {' or '.join(FAMILIES)}.")
@@ -119,9 +119,7 @@ def _decoding() -> Float[np.ndarray, "256"]:
     return np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
 
 
-def _side(
-    window: Float[np.ndarray, "y x"], corners: Corners, side: int, modules: int
-) -> Float[np.ndarray, "4"] | None:
+def _side(window: Float[np.ndarray, "y x"], corners: Corners, side: int, modules: int) -> Float[np.ndarray, "4"] | None:
     """Direction and a point of the line through the side's edge (from corner `side` to the next)."""
     start, end = corners[side], corners[(side + 1) % 4]
     along = end - start

@@ -1,5 +1,7 @@
 """g in front of f: a defence answers in the target's place, as deployed or as a naive attacker sees it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,10 +11,9 @@ from torch import Tensor, nn
 
 from physadv.errors import UserError
 from physadv.files import sha256
+from physadv.objectives.goals import ABSTAIN
 from physadv.targets.base import Classifier, weights_hash
 from physadv.transforms.stages import derive
-
-ABSTAIN = "abstain"
 
 
 @runtime_checkable
@@ -54,10 +55,20 @@ class Defended(nn.Module):
     def __init__(self, module: nn.Module, defence: Defence, *, adaptive: bool, seed: int) -> None:
         super().__init__()
         self.module, self.defence, self.adaptive = module, defence, adaptive
-        self.generator = torch.Generator().manual_seed(derive(seed, "defence"))
+        self.generator = torch.Generator().manual_seed(derive(seed, "defence", adaptive))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         return self.defence.answer(self.module, images, adaptive=self.adaptive, generator=self.generator)
+
+    @contextmanager
+    def drawing(self, seed: int) -> Iterator[None]:
+        """Inside, what is random depends on `seed` and the calls made there; afterwards it goes on as before."""
+        state = self.generator.get_state()
+        self.generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            self.generator.set_state(state)
 
     def to(self, *args: Any, **kwargs: Any) -> "Defended":
         """As everywhere; the inner module by its own `to`, because an exported program needs more than its tensors."""

@@ -33,8 +33,8 @@ class DefenceRow:
 
 _ROWS = (
     DefenceRow("jpeg", "jpeg:75", "shattered", "a real JPEG of this quality", "Guo 2018"),
-    DefenceRow("bits", "bits:3", "shattered", "this many bits per channel", "Xu 2018"),
-    DefenceRow("thermometer", "thermometer:12", "shattered", "a comparison code of this many levels", "Buckman 2018"),
+    DefenceRow("bits", "bits:4", "shattered", "this many bits per channel", "Xu 2018"),
+    DefenceRow("thermometer", "thermometer:16", "shattered", "a comparison code of this many levels", "Buckman 2018"),
     DefenceRow("kmeans", "kmeans:32", "shattered", "a palette of this many colours, fitted", "Chen 2018"),
     DefenceRow("resize-pad", "resize-pad:0.85", "random", "random size, at least this share, and place", "Xie 2018"),
     DefenceRow("pruning", "pruning:1", "random", "activations dropped; draws per activation", "Dhillon 2018"),

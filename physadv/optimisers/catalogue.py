@@ -16,6 +16,8 @@ OPTIMISERS = ("pgd", "pgd-l2", "adam", "spsa", "spsa-l2", "nes", "nes-l2", "rand
 _ESTIMATORS: dict[str, type[SPSA]] = {"spsa": SPSA, "nes": NES}
 _STEP_OF_RADIUS = 0.25
 _SIGMA_OF_RADIUS = 0.5
+_SIGMA_L2 = 0.01  # a Euclidean ball is spread thin over all values
+_TILES = 24  # what fits into a ball is fine; what a camera sees of a print is not
 
 
 def make_optimiser(name: str, step_size: float | None = None, *, radius: float | None = None) -> Optimiser:
@@ -39,7 +41,7 @@ def make_optimiser(name: str, step_size: float | None = None, *, radius: float |
     if family == "adam":
         return Descent(Adam(step))
     said: dict[str, Any] = {"pairs": int(pairs)} if pairs else {}
-    if radius is not None and not l2:
-        said["sigma"] = _SIGMA_OF_RADIUS * radius
+    if radius is not None:
+        said |= {"sigma": _SIGMA_L2 if l2 else _SIGMA_OF_RADIUS * radius, "tiles": _TILES}
     gradient = _ESTIMATORS[family](**said) if family in _ESTIMATORS else Autograd()
     return Descent(PGD(step, norm="l2" if l2 else "linf"), gradient)

@@ -16,22 +16,18 @@ class RandomSearch:
     """θ' = project(θ ± step_size within a square), kept by each artwork whose loss it lowers on the same views.
 
     step_size: in colour; 1 reaches the corners of S: base ± epsilon in an l∞ ball, 0 and 1 in the box.
-    share: of the picture, that the first and the last squares cover; geometric between them. Before any square,
+    share: of the picture, that the first and the last square cover; geometric between them. Before any square,
     vertical stripes are proposed.
-    proposals: squares tried per step, the best of which counts; with new views at every step, θ itself is asked once
-    for all of them.
+    Where views stay (`common`), the loss of θ is remembered; where they change, it is asked again.
     """
 
     step_size: float = 1.0
     share: tuple[float, float] = (0.1, 0.003)
-    proposals: int = 1
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
         if not all(0 < share <= 1 for share in self.share):
             raise UserError(f"Squares cannot cover {self.share} of a picture: give more than 0 and at most 1.")
-        if self.proposals < 1:
-            raise UserError(f"A random search with {self.proposals} proposals finds nothing: give 1 or more.")
 
     @property
     def gradients(self) -> bool:
@@ -39,26 +35,23 @@ class RandomSearch:
 
     @property
     def evaluations(self) -> int:
-        """Losses asked for per step where views change; where they stay, one fewer from the second step on."""
-        return self.proposals + 1
+        """θ and its rival where views change; where they stay, the rival alone from the second step on."""
+        return 2
 
     def init(self, theta: Pixels) -> State:
         return {"loss": theta.new_full((len(theta),), torch.inf)}
 
     @torch.no_grad()
     def step(self, theta: Pixels, landscape: Landscape, state: State) -> tuple[Pixels, State, Float[Tensor, " a"]]:
-        """The best of the proposals and θ. The state remembers its loss."""
+        """The better of θ and one proposal. The state remembers its loss."""
         first = bool(state["loss"].isinf().all())
         losses = state["loss"] if landscape.common and not first else landscape.loss(theta)
-        best, lowest = theta.detach(), losses
-        for _ in range(self.proposals):
-            move = self._stripes(theta, landscape) if first else self._square(theta, landscape)
-            proposal = landscape.project(theta + move)
-            loss = landscape.loss(proposal)
-            better = loss < lowest
-            best = torch.where(better[:, None, None, None], proposal, best)
-            lowest = torch.where(better, loss, lowest)
-        return best, {"loss": lowest}, losses
+        move = self._stripes(theta, landscape) if first else self._square(theta, landscape)
+        proposal = landscape.project(theta + move)
+        loss = landscape.loss(proposal)
+        better = loss < losses
+        moved = torch.where(better[:, None, None, None], proposal, theta)
+        return moved.detach(), {"loss": torch.where(better, loss, losses)}, losses
 
     def _stripes(self, theta: Pixels, landscape: Landscape) -> Float[Tensor, "a 3 1 w"]:
         """A colour for each column of each artwork."""

@@ -19,9 +19,9 @@ class SPSA:
     sigma: in colour. tiles: along the longer side of θ; one per pixel where θ has fewer.
     """
 
-    pairs: int = 10
-    sigma: float = 0.02
-    tiles: int = 16
+    pairs: int = 5
+    sigma: float = 0.1
+    tiles: int = 8
 
     def __post_init__(self) -> None:
         if self.pairs < 1:

@@ -69,7 +69,7 @@ def data_remarks(data: Mapping[str, Any]) -> list[str]:
     said = []
     for name, one in data["backtest"].items():
         outside, runs = one["inside"].count(False), len(one["inside"])
-        if outside > 0.1 * runs:
+        if 2 * outside > runs:  # one of three is no sign yet
             above = np.mean(one["runs"]) > one["foretold"]["median"]
             said.append(
                 f"The {name} curve does not foretell its own last size well: without it, {outside} of {runs} trainings "

@@ -2,8 +2,21 @@
 
 from physadv.runs.attack import run_attack, run_demo, run_evaluate
 from physadv.runs.audit import run_audit
+from physadv.runs.calibrate import run_calibrate, run_fit_world
+from physadv.runs.capture import run_capture
 from physadv.runs.samples import run_samples
 from physadv.runs.scan import run_scan
 from physadv.runs.train import run_train
 
-__all__ = ["run_attack", "run_audit", "run_demo", "run_evaluate", "run_samples", "run_scan", "run_train"]
+__all__ = [
+    "run_attack",
+    "run_audit",
+    "run_calibrate",
+    "run_capture",
+    "run_demo",
+    "run_evaluate",
+    "run_fit_world",
+    "run_samples",
+    "run_scan",
+    "run_train",
+]

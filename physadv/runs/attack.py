@@ -1,12 +1,9 @@
 """`physadv attack`, `evaluate` and `demo`: search, judge, save."""
 
-import platform
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from physadv import __version__
 from physadv.attacks import Attacked, attack, attack_each, check
 from physadv.config import AttackOptions, EvaluateOptions, SearchOptions
 from physadv.console import Console
@@ -18,7 +15,7 @@ from physadv.heldout import truth_of
 from physadv.lagrangian import Closest, check_closest, closest
 from physadv.objectives import check_goal, parse_goal
 from physadv.report import write_report
-from physadv.runs.shared import load_all, scenes_of, threat_of
+from physadv.runs.shared import load_all, scenes_of, threat_of, versions
 from physadv.scenes import Scenes
 from physadv.targets import Classifier
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
@@ -207,9 +204,3 @@ def _description(outcome: _Outcome) -> dict[str, Any]:
         "printed": artwork is None or artwork.printed,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
-    libraries = {name: version(name) for name in ("torch", "kornia")}
-    return {"physadv": __version__, **libraries, "python": platform.python_version()}

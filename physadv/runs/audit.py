@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from physadv.attacks import Step
+from physadv.attacks import Step, check
 from physadv.audit import Case, audit
 from physadv.audit.effort import Effort
 from physadv.audit.probes import clean_images, with_logits
@@ -16,13 +16,13 @@ from physadv.config import AuditOptions
 from physadv.console import Console, duration
 from physadv.defences import Detector, defend
 from physadv.defences.detector import FEWEST
+from physadv.errors import UserError
 from physadv.files import prepare_folder, write_json
 from physadv.framed import framed
 from physadv.heldout import HeldOut, truth_of
-from physadv.objectives import Margin, check_goal
+from physadv.objectives import Margin, parse_goal
 from physadv.report.audit import write_audit
-from physadv.runs.attack import versions
-from physadv.runs.shared import check_device, fitted, scenes_of, threat_of
+from physadv.runs.shared import check_device, fitted, scenes_of, threat_of, versions
 from physadv.scenes import Scenes
 from physadv.stats import cluster_rate
 from physadv.targets import Classifier, load_target
@@ -30,7 +30,7 @@ from physadv.targets.base import frozen
 from physadv.threats import load_threat, parse_threat
 from physadv.threats.ball import L2, Linf
 from physadv.transforms.stages import derive
-from physadv.transforms.world import DIGITAL, load_world
+from physadv.transforms.world import DIGITAL, World, load_world
 
 _DIGITAL_BOUNDLESS, _PRINTED_BOUNDLESS = "linf:1", "poster:1"
 _TIMED = 16  # photographs of the warm-up
@@ -43,9 +43,11 @@ def run_audit(options: AuditOptions, *, command: str, console: Console) -> dict[
     raw = scenes_of(options, options.scenes, options.backgrounds).to(options.device)
     given = load_target(options.target, device=options.device)
     case, softmax = _case(options, raw, given)
-    out = prepare_folder(options.out, overwrite=options.overwrite)
     effort = options.effort()
-    found = audit(case, effort=effort, softmax=softmax, report=_progress(case, effort, console))
+    _check(case, effort)
+    progress = _progress(case, effort, console)
+    out = prepare_folder(options.out, overwrite=options.overwrite)
+    found = audit(case, effort=effort, softmax=softmax, report=progress)
     found.metrics["risk"]["views"] = _risk_in_views(options, case, raw)
     metrics = found.metrics | {"run": _description(options, command, case)}
     write_json(out / "audit.json", metrics)
@@ -57,32 +59,52 @@ def _case(options: AuditOptions, raw: Scenes, given: Classifier) -> tuple[Case, 
     """The case, and whether the target answers with probabilities.
 
     A norm ball is a change of the target's own input: the scenes are then clean views as the target sees them.
+    UserError: no scene but of the goal's class, and whatever is wrong with the options.
     """
     spec = parse_threat(options.threat, mask=options.mask, palette=options.palette)
-    ball = isinstance(spec, Linf | L2)
-    world = DIGITAL if ball else load_world(options.world)
-    scenes = _as_seen(options, raw, given) if ball else raw
+    ball, world = isinstance(spec, Linf | L2), load_world(options.world)
+    if world.reserved:
+        raise UserError(f"The world {world.name!r} only judges: an audit attacks in it; choose another --world.")
+    raw = _not_of_goal(options, raw, given)
+    scenes = _as_seen(options, raw, given, world) if ball else raw
     threat = threat_of(options.threat, options, scenes)
     boundless = load_threat(_DIGITAL_BOUNDLESS if ball else _PRINTED_BOUNDLESS, scenes, seed=options.seed)
-    seed, goal = options.seed, options.goal
-    case = Case(given, given, given, scenes, threat, boundless, world, goal, seed)
+    world = DIGITAL if ball else world
+    case = Case(given, given, given, scenes, threat, boundless, world, options.goal, options.seed)
     plain = with_logits(given, clean_images(case, torch.arange(min(len(scenes), _TIMED))))
-    defence = fitted(options, plain)
-    case = replace(case, plain=plain)
-    if isinstance(defence, Detector) and len(scenes) >= FEWEST:
-        # whatever it learnt from, it is judged at 5 % false positives on these very scenes
-        with frozen(plain.module):
-            defence = defence.calibrate(plain, clean_images(case, torch.arange(len(scenes))))
-    case = replace(case, naive=plain, deployed=plain)
-    if defence is not None:
-        naive, deployed = (defend(plain, defence, adaptive=adaptive, seed=seed) for adaptive in (False, True))
-        case = replace(case, naive=naive, deployed=deployed)
-    check_goal(case.goal_of(plain), truth_of(scenes, plain.classes))
-    return case, plain is not given
+    return _defended(options, replace(case, plain=plain, naive=plain, deployed=plain)), plain is not given
 
 
-def _as_seen(options: AuditOptions, raw: Scenes, target: Classifier) -> Scenes:
-    world = load_world(options.world) if raw.staged else DIGITAL
+def _not_of_goal(options: AuditOptions, scenes: Scenes, target: Classifier) -> Scenes:
+    """Signs that are what the goal wants to be read cannot be attacked."""
+    goal = parse_goal(options.goal, target.classes)
+    kept = (truth_of(scenes, target.classes) != (-1 if goal.target is None else goal.target)).cpu().nonzero()[:, 0]
+    if not len(kept):
+        raise UserError(f"All scenes are of the goal's class {options.goal!r}; choose another --goal or other scenes.")
+    return scenes.take(kept)
+
+
+def _defended(options: AuditOptions, case: Case) -> Case:
+    """Behind the --defence; a detector alarms at 5 % of these very scenes, whatever it learnt from."""
+    defence = fitted(options, case.plain)
+    if defence is None:
+        return case
+    if isinstance(defence, Detector) and len(case) >= FEWEST:
+        with frozen(case.plain.module):
+            defence = defence.calibrate(case.plain, clean_images(case, torch.arange(len(case))))
+    naive, deployed = (defend(case.plain, defence, adaptive=side, seed=options.seed) for side in (False, True))
+    return replace(case, naive=naive, deployed=deployed)
+
+
+def _check(case: Case, effort: Effort) -> None:
+    """The UserError that the suite would raise, before anything is written."""
+    for trial in suite(case, effort):
+        how: dict[str, Any] = {"world": case.world, "settings": trial.settings, "seed": case.seed}
+        check(getattr(case, trial.against), case.scenes, case.threat, **how)
+
+
+def _as_seen(options: AuditOptions, raw: Scenes, target: Classifier, world: World) -> Scenes:
+    world = world if raw.staged else DIGITAL
     wanted = options.limit or len(raw)
     views = -(-wanted // len(raw)) if raw.staged else 1
     scenes = framed(HeldOut(target, raw, world, views, derive(options.seed, "photographs")))
@@ -96,7 +118,7 @@ def _risk_in_views(options: AuditOptions, case: Case, raw: Scenes) -> dict[str, 
     with frozen(case.deployed.module):
         held_out = HeldOut(case.deployed, raw, world, views, derive(options.seed, "random views"))
         (logits,) = held_out.answers(None)
-    wrong = Margin(case.goal_of(case.deployed)).success(logits, held_out.truth)
+    wrong = Margin(parse_goal("untargeted", case.deployed.classes)).success(logits, held_out.truth)
     groups = [raw.groups[row] for row in held_out.scene.tolist()]
     return cluster_rate(wrong.cpu(), groups, seed=derive(options.seed, "bootstrap")).to_json() | {"world": world.name}
 
@@ -141,6 +163,7 @@ def _description(options: AuditOptions, command: str, case: Case) -> dict[str, A
         "config": options.model_dump(mode="json", exclude={"out", "overwrite"}),
         "target": {"name": case.deployed.name, "weights_hash": case.deployed.weights_hash},
         "defence": options.defence,
+        "abstains": case.deployed.classes != case.plain.classes,
         "scenes": {"spec": options.scenes, "n": len(scenes), "groups": len(set(scenes.groups))},
         "threat": case.threat.name,
         "goal": options.goal,

@@ -1,10 +1,8 @@
 """`physadv scan`: every place, size and colour of a sticker; the best one judged beside all places."""
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from physadv import __version__
 from physadv.config import ScanOptions
 from physadv.console import Console
 from physadv.errors import UserError
@@ -21,7 +18,7 @@ from physadv.files import prepare_folder, write_json
 from physadv.heldout import HeldOut, truth_of
 from physadv.objectives import Margin, check_goal, parse_goal
 from physadv.report.heatmap import write_scan_report
-from physadv.runs.shared import load_all
+from physadv.runs.shared import load_all, versions
 from physadv.scan import (
     OWN,
     Panel,
@@ -275,10 +272,5 @@ def _description(run: _Run, artwork: Artwork, result: Evaluation, seconds: float
         "seconds": seconds,
         "covered_share": float(covered_share(artwork, scenes.faces.area_mm2[scenes.face][:1])[0]),
         "printed": True,
-        "versions": {
-            "physadv": __version__,
-            "torch": version("torch"),
-            "kornia": version("kornia"),
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }

@@ -1,11 +1,15 @@
 """From options to objects: what every command begins with."""
 
+import platform
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from physadv import __version__
 from physadv.config import AuditOptions, SceneOptions, SearchOptions, TargetOptions
 from physadv.defences import Defence, defend, load_defence
 from physadv.errors import UserError
@@ -57,6 +61,8 @@ def fitted(options: TargetOptions, target: Classifier) -> Defence | None:
             raise UserError("--fit is for a --defence that learns from clean photographs: leave it out.")
         return None
     defence = load_defence(options.defence)
+    if isinstance(defence, nn.Module):
+        defence = defence.to(options.device)
     if defence.fitted:
         if options.fit:
             raise UserError(f"{options.defence} learns nothing from photographs: leave --fit out.")
@@ -84,3 +90,9 @@ def scenes_of(options: SceneOptions, spec: str, backgrounds: Path | None) -> Sce
 def threat_of(text: str, options: SearchOptions | AuditOptions, scenes: Scenes) -> Threat:
     how: dict[str, Any] = {"mask": options.mask, "palette": options.palette, "resolution_px": options.resolution_px}
     return load_threat(text, scenes, seed=options.seed, **how)
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    libraries = {name: version(name) for name in ("torch", "kornia")}
+    return {"physadv": __version__, **libraries, "python": platform.python_version()}

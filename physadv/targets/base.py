@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -74,6 +74,11 @@ class Classifier:
     def to(self, device: torch.device | str) -> "Classifier":
         """This classifier on `device`; the module itself moves, as everywhere in torch."""
         return replace(self, module=self.module.to(device))
+
+
+def drawing(module: nn.Module, seed: int) -> AbstractContextManager[None]:
+    """Inside, a module that draws at random does so from `seed`."""
+    return module.drawing(seed) if hasattr(module, "drawing") else nullcontext()
 
 
 def device_of(module: nn.Module) -> torch.device:

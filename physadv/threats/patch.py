@@ -89,6 +89,10 @@ class RoamingPatch(Printed):
 
     patch: Patch = field(kw_only=True)
 
+    @property
+    def roams(self) -> bool:
+        return True
+
     def places(self, u: Float[Tensor, "n 2"], scenes: Scenes, rows: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
         """Uniforms -> places in mm, anywhere on the face of each view's scene."""
         faces = scenes.face[rows.to(scenes.face.device)]

@@ -32,6 +32,10 @@ class Printed:
         return self.feasible.ball if self.per_image else None
 
     @property
+    def roams(self) -> bool:
+        return False
+
+    @property
     def size_px(self) -> tuple[int, int]:
         """Rows and columns of θ."""
         return self.alpha.shape[2], self.alpha.shape[3]

@@ -1,0 +1,273 @@
+"""`physadv capture`: photographs of the printed thing, each measured, judged and foretold."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise, product
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from physadv.capture import table
+from physadv.capture.judge import Answer, judge, locate
+from physadv.capture.layout import Layout, read_layout, sheet_layout
+from physadv.capture.photos import Photo, Skipped, Source, open_source
+from physadv.capture.quads import Quad, read_quads
+from physadv.capture.table import Row
+from physadv.config import CaptureOptions
+from physadv.console import Console
+from physadv.errors import UserError
+from physadv.evaluation import DISTANCES_M, SIZES_PX, YAWS_DEG
+from physadv.files import prepare_folder, read_json, to_pil, write_atomic, write_json
+from physadv.handwork import check_on_face
+from physadv.heldout import truth_of
+from physadv.objectives import Margin, check_goal, parse_goal
+from physadv.printing.sheet import JSON as SHEET
+from physadv.report.capture import write_capture_report
+from physadv.runs.attack import versions
+from physadv.runs.shared import check_device
+from physadv.scenes import Scenes
+from physadv.scenes.staged import staged
+from physadv.stats import Rate, cluster_rate, wilson
+from physadv.targets import Classifier, load_target
+from physadv.threats import Artwork, load_artwork
+from physadv.transforms.stages import derive
+from physadv.transforms.world import World, load_world
+
+TABLE, CHECKPOINT = "captures.csv", "checkpoint-capture.json"
+CLEAN = "none"  # in the column `artwork` of the quads
+PICTURE_PX = 160
+_ELSEWHERE = {"out", "overwrite", "resume"}  # options that change no figure
+
+
+@dataclass
+class _Run:
+    """What is given, resolved once; signs and artworks that rows of the quads name are loaded when met."""
+
+    options: CaptureOptions
+    target: Classifier
+    world: World
+    source: Source
+    where: Layout | dict[str, Quad]
+
+    def __post_init__(self) -> None:
+        self._signs: dict[str, Scenes] = {}
+        self._artworks: dict[str, Artwork | None] = {}
+
+    @cached_property
+    def objective(self) -> Margin:
+        return Margin(parse_goal(self.options.goal, self.target.classes))
+
+    def sign(self, face: str) -> Scenes:
+        """The face, staged. UserError: the target does not know it, or the goal is to have it read as what it is."""
+        if face not in self._signs:
+            label, face_mm = (self.options.label if face == self.options.face else None), self.options.face_mm
+            scenes = staged(face, backgrounds=self.options.backgrounds, label=label, face_mm=face_mm)
+            check_goal(self.objective.goal, truth_of(scenes, self.target.classes))
+            self._signs[face] = scenes.to(self.options.device)
+        return self._signs[face]
+
+    def artwork(self, folder: str | None, scenes: Scenes) -> Artwork | None:
+        """What is on the sign. UserError: it cannot be printed on that face."""
+        chosen = folder or (str(self.options.artwork) if self.options.artwork else CLEAN)
+        if chosen not in self._artworks:
+            base = self.options.quads.parent if folder and self.options.quads else Path()
+            loaded = None if chosen == CLEAN else load_artwork(base / chosen)
+            if loaded is not None:
+                _check_printed(loaded, chosen)
+            self._artworks[chosen] = loaded and loaded.to(self.options.device)
+        worn = self._artworks[chosen]
+        if worn is not None:
+            check_on_face(worn, scenes.faces.size_mm)
+        return worn
+
+
+def run_capture(options: CaptureOptions, *, command: str, console: Console) -> dict[str, Any]:
+    """Measure, judge and foretell every photograph; writes captures.csv, metrics.json, report.html."""
+    run = _prepare(options)
+    if options.resume and not options.out.is_dir():
+        raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
+    out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
+    rows = _earlier(options, out)
+    done = {row.file for row in rows}
+    with console.counting("capture", max(1, len(run.source) - len(done))) as advance:
+        for photo in run.source.read(done):
+            row = _row(run, photo, len(rows), out)
+            table.append(out / TABLE, row)
+            rows.append(row)
+            if row.skipped:
+                console.say(f"skipped {row.file}: {row.skipped}")
+            advance(1)
+    metrics = _metrics(rows, options.seed) | {"run": _description(run, command)}
+    write_json(out / "metrics.json", metrics)
+    write_capture_report(out / "report.html", metrics=metrics, rows=rows, folder=out)
+    return metrics
+
+
+def _prepare(options: CaptureOptions) -> _Run:
+    """Everything that can be wrong is wrong here, before anything is written."""
+    check_device(options.device)
+    if options.photos is None:
+        raise UserError("Which photographs? Give a folder, a video or the number of a camera: physadv capture PHOTOS.")
+    if len([one for one in (options.sheet, options.tags, options.quads) if one]) > 1:
+        raise UserError("--sheet, --tags and --quads each say where the sign is: give one of them.")
+    target, world = load_target(options.target, device=options.device), load_world(options.world)
+    source = open_source(options.photos, focal_px=options.focal_px, frames=options.frames)
+    run = _Run(options, target, world, source, {})
+    artwork = run.artwork(None, run.sign(options.face))
+    run.where = _where(options, artwork)
+    for quad in run.where.values() if isinstance(run.where, dict) else ():
+        run.artwork(quad.artwork, run.sign(quad.label or options.face))
+    return run
+
+
+def _where(options: CaptureOptions, artwork: Artwork | None) -> Layout | dict[str, Quad]:
+    if options.quads:
+        return read_quads(options.quads)
+    if options.tags:
+        return read_layout(options.tags)
+    folder = options.sheet or options.artwork
+    if folder is None or (options.sheet is None and not (folder / SHEET).is_file()):
+        raise UserError("Where is the sign? Give --sheet DIR, --tags FILE (tags round the sign) or --quads FILE.csv.")
+    return sheet_layout(folder, None if artwork is None else artwork.to("cpu"))
+
+
+def _check_printed(artwork: Artwork, name: str) -> None:
+    if len(artwork) > 1 or not artwork.printed:
+        raise UserError(f"{name} holds no single printed artwork: photographs show one that was printed.")
+
+
+def _earlier(options: CaptureOptions, out: Path) -> list[Row]:
+    """The rows that are there. UserError: they belong to other options."""
+    said = options.model_dump(mode="json", exclude=_ELSEWHERE)
+    path = out / CHECKPOINT
+    if options.resume and path.is_file():
+        if read_json(path) != said:
+            raise UserError(
+                f"{path} belongs to another run; repeat that run's options, or start anew with --overwrite."
+            )
+        return table.read(out / TABLE)
+    write_json(path, said)
+    return []
+
+
+def _row(run: _Run, photo: Photo | Skipped, number: int, out: Path) -> Row:
+    if isinstance(photo, Skipped):
+        return Row(photo.name, photo.name, skipped=photo.reason)
+    by = run.where if isinstance(run.where, Layout) else run.where.get(photo.name)
+    if by is None:
+        return Row(photo.name, photo.group, skipped=f"{run.options.quads} has no row for it")
+    label, folder, condition = (by.label, by.artwork, by.condition) if isinstance(by, Quad) else (None, None, None)
+    scenes = run.sign(label or run.options.face)
+    row = Row(photo.name, photo.group, condition=condition)
+    try:
+        sighting = locate(photo, by, scenes)
+        answer = judge(
+            photo,
+            sighting,
+            target=run.target,
+            scenes=scenes,
+            artwork=run.artwork(folder, scenes),
+            objective=run.objective,
+            world=run.world,
+            views=run.options.views,
+            seed=run.options.seed,
+        )
+    except UserError as error:
+        return replace(row, skipped=str(error))
+    write_atomic(out / f"crop-{number:06d}.jpg", _side_by_side(answer))
+    pose = sighting.pose
+    return replace(
+        row,
+        found=sighting.found,
+        error_px=None if sighting.found is None else sighting.plane.error_px,  # four corners fit exactly
+        sign_px=sighting.sign_px,
+        distance_m=pose.distance_m if sighting.measured else None,
+        yaw_deg=pose.yaw_deg,
+        pitch_deg=pose.pitch_deg,
+        roll_deg=pose.roll_deg,
+        answer=answer.name,
+        confidence=answer.confidence,
+        success=answer.success,
+        predicted=answer.predicted,
+        views=answer.views,
+        predicted_rate=answer.predicted / answer.views,
+        picture=number,
+    )
+
+
+def _side_by_side(answer: Answer) -> bytes:
+    """The photograph and one of the views foretold, as the target sees them, as JPEG."""
+    canvas, buffer = Image.new("RGB", (2 * PICTURE_PX, PICTURE_PX)), io.BytesIO()
+    for place, picture in enumerate((answer.seen, answer.foretold)):
+        canvas.paste(_enlarged(picture), (place * PICTURE_PX, 0))
+    canvas.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _enlarged(picture: Float[Tensor, "3 h w"]) -> Image.Image:
+    return to_pil(picture).resize((PICTURE_PX, PICTURE_PX), Image.Resampling.BICUBIC)
+
+
+def _metrics(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    judged = [row for row in rows if row.skipped is None]
+    names = sorted({row.condition for row in judged if row.condition})
+    conditions = {name: _both([row for row in judged if row.condition == name], seed) for name in names}
+    return {
+        "photographs": {"judged": len(judged), "skipped": len(rows) - len(judged)},
+        **_both(judged, seed),
+        "cells": _cells(judged, seed),
+        "conditions": conditions,
+        "skipped": [{"file": row.file, "reason": row.skipped} for row in rows if row.skipped is not None],
+    }
+
+
+def _both(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """Observed: Wilson, or a cluster bootstrap where frames share a video. Predicted: clustered by photograph."""
+    won = torch.tensor([bool(row.success) for row in rows], dtype=torch.bool)
+    groups = [row.group for row in rows]
+    alone = len(set(groups)) == len(groups)
+    seed = derive(seed, "bootstrap")
+    observed = wilson(int(won.sum()), len(won)) if alone else cluster_rate(won, groups, seed=seed)
+    return {"observed": observed.to_json(), "predicted": _predicted(rows, seed).to_json()}
+
+
+def _predicted(rows: Sequence[Row], seed: int) -> Rate:
+    pairs = [(row.group, (row.predicted or 0) > view) for row in rows for view in range(row.views or 0)]
+    won = torch.tensor([reached for _, reached in pairs], dtype=torch.bool)
+    return cluster_rate(won, [group for group, _ in pairs], seed=seed)
+
+
+def _cells(rows: Sequence[Row], seed: int) -> list[dict[str, Any]]:
+    """Distance in m, where every photograph has one (else the sign's width in px), by yaw; empty cells left out."""
+    metres = all(row.distance_m is not None for row in rows)
+    name, edges = ("distance_m", DISTANCES_M) if metres else ("sign_px", SIZES_PX)
+    cells = []
+    for (low, high), (start, end) in product(pairwise(edges), pairwise(YAWS_DEG)):
+        some = [row for row in rows if low <= getattr(row, name) < high and start <= abs(row.yaw_deg or 0.0) < end]
+        if some:
+            spans = {name: [low, None if high == inf else high], "yaw_deg": [start, None if end == inf else end]}
+            cells.append(spans | _both(some, seed))
+    return cells
+
+
+def _description(run: _Run, command: str) -> dict[str, Any]:
+    """`run` of docs/metrics.md."""
+    options = run.options
+    by = "quads" if isinstance(run.where, dict) else f"tags {run.where.family}"
+    return {
+        "command": command,
+        "config": options.model_dump(mode="json", exclude=_ELSEWHERE),
+        "target": {"name": run.target.name, "weights_hash": run.target.weights_hash},
+        "goal": options.goal,
+        "located_by": by,
+        "world": {"name": run.world.name, "hash": run.world.hash},
+        "seed": options.seed,
+        "versions": versions(),
+    }

@@ -17,6 +17,7 @@ RATES = (
     ("attacked", "attack success"),
     ("promise", "promise (unseen worlds)"),
     ("worst_world", "weakest world"),
+    ("clean_accuracy", "clean accuracy"),
 )
 
 
@@ -67,9 +68,9 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _load(folder: Path, name: str) -> Run:
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no metrics.json; give the output folder of a finished run.")
+    path = next((folder / name for name in ("metrics.json", "audit.json") if (folder / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{folder} holds no metrics.json or audit.json; give the output folder of a finished run.")
     metrics = read_json(path)
     try:
         return Run(name, _rates(metrics), _picture(folder), _settings(metrics))
@@ -79,6 +80,7 @@ def _load(folder: Path, name: str) -> Run:
 
 def _rates(metrics: Mapping[str, Any]) -> dict[str, RateJson]:
     rates = {label: metrics[key] for key, label in RATES if key in metrics}
+    rates |= {f"robust accuracy, {how}": rate for how, rate in metrics.get("robust_accuracy", {}).items()}
     rates |= {f"{what} control": rate for what, rate in metrics.get("controls", {}).items()}
     rates |= {f"world {name}": rate for name, rate in metrics.get("worlds", {}).items()}
     for rate in rates.values():
@@ -94,7 +96,9 @@ def _ordered(labels: Sequence[str]) -> list[str]:
 def _settings(metrics: Mapping[str, Any]) -> dict[str, str]:
     run = dict(metrics["run"])
     config = flat(run.pop("config"))
-    return flat({key: value for key, value in run.items() if key not in ("command", "seconds")}) | config
+    flags = [name for name, flag in metrics.get("flags", {}).items() if flag["raised"]]
+    warnings = {"warnings": ", ".join(flags) or "none"} if "flags" in metrics else {}
+    return warnings | flat({key: value for key, value in run.items() if key not in ("command", "seconds")}) | config
 
 
 def _picture(folder: Path) -> str | None:

@@ -1,0 +1,206 @@
+"""`physadv worlds fit`: a world of one printer and of the light and cameras that photographed its chart."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any, cast
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Bool, Float
+
+from physadv.calibration.difference import difference, linear
+from physadv.calibration.profile import Profile, Shot
+from physadv.errors import UserError
+from physadv.transforms.base import Range
+from physadv.transforms.camera import Balance, Defocus, Noise, Tone
+from physadv.transforms.colour import planckian_gain, saturation_matrix
+from physadv.transforms.light import Exposure, Temperature, Veil
+from physadv.transforms.print import Ink, monomials
+from physadv.transforms.stages import FAMILIES, Stages
+from physadv.transforms.world import World
+
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+_PAPER = 0.75  # reflectance of office paper: a photograph alone cannot tell bright paper from a long exposure
+_KELVIN = np.arange(3000, 15001, 50)
+_SATURATION = np.linspace(0.3, 2, 69)
+_CUBE = np.array(list(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=3)))
+_GAMUTS = tuple(float(g) for g in np.round(np.linspace(0, 2, 41), 2))
+_BLACKS = tuple(float(b) for b in np.round(np.linspace(0, 0.1, 6), 2))
+_DOT_GAINS = tuple(float(g) for g in np.round(np.linspace(-0.9, 0.9, 37), 2))
+_JITTER_MAX = 0.3
+
+
+@dataclass(frozen=True)
+class Lights:
+    """Every photograph as the world's parameters: stops and kelvin of paper, stray light, balance, saturation."""
+
+    stops: Float[np.ndarray, " k"]
+    kelvin: Float[np.ndarray, " k"]
+    balance: float
+    saturation: Float[np.ndarray, " k"]
+    veil: Float[np.ndarray, " k"]
+
+
+@dataclass(frozen=True)
+class InkFit:
+    """The printer of the world that comes nearest to a print map, and by how much it misses, in CIEDE2000.
+
+    plain: what a display's colours would miss by. free: what the best eight printed corners and dot gains would.
+    """
+
+    ink: Ink
+    error: float
+    plain: float
+    free: float
+
+
+def fit_world(profile: Profile, base: World, *, name: str) -> tuple[World, InkFit]:
+    """`base` with everything that the profile measures in place of its own: print, light and camera.
+
+    With one photograph only the printer, noise and blur are known; light and white balance stay those of `base`.
+    Errors: UserError if the base is a mixture or reserved.
+    """
+    if len(base.components) != 1 or base.reserved:
+        raise UserError(f"The world {base.name!r} is a mixture or only judges; fit to a plain one, such as drive-by.")
+    reflectance = profile.table(_CUBE)
+    fit = fit_ink(reflectance)
+    measured: list[Any] = [fit.ink, *_sensors(base.components[0], profile.shots)]
+    if len(profile.shots) > 1:
+        measured += _light(base.components[0], lights_of(profile.shots))
+    where = f"{len(profile.shots)} photographs of {profile.fitted_on.get('chart', 'a chart')}"
+    note = f"{base.name} with printer, light and camera of {where}."
+    return World(name, (_replaced(base.components[0], measured),), note), fit
+
+
+def lights_of(shots: Sequence[Shot]) -> Lights:
+    """What light and camera did to paper in every photograph.
+
+    Stray light and saturation are relative to the mean photograph, whose gloss and rendering the print map holds;
+    less stray light than that counts as none.
+    """
+    paper = np.stack([shot.paper for shot in shots])
+    light = np.maximum(paper @ _LUMINANCE, 1e-6)
+    kelvin, rest = _temperatures(paper / light[:, None])
+    veil = np.array([shot.camera.offset @ _LUMINANCE for shot in shots]) / light
+    saturation = np.array([_saturation(shot) for shot in shots])
+    balance = float(np.sqrt(3 * (rest**2).mean()))
+    return Lights(np.log2(light / _PAPER), kelvin, balance, saturation, np.clip(veil, 0, 0.5))
+
+
+def _temperatures(tint: Float[np.ndarray, "k 3"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 3"]]:
+    """Kelvin of the nearest black body, and what it leaves, in stops per channel."""
+    bodies = planckian_gain(torch.from_numpy(_KELVIN).float()).numpy().astype(float)
+    apart = np.log2(np.maximum(tint, 1e-6))[:, None] - np.log2(bodies)[None]
+    best = (apart**2).sum(2).argmin(1)
+    return _KELVIN[best].astype(float), apart[np.arange(len(tint)), best]
+
+
+def _saturation(shot: Shot) -> float:
+    """s of matrix ≈ saturation(s) · diag(gain), relative to the mean photograph; the gains keep the colour of paper."""
+    matrix = shot.camera.matrix / max(float((shot.camera.matrix @ np.ones(3)) @ _LUMINANCE), 1e-6)
+    white = matrix.sum(1)
+    grey = white @ _LUMINANCE
+    mixes = saturation_matrix(torch.from_numpy(_SATURATION)).numpy()
+    gains = (white - (1 - _SATURATION[:, None]) * grey) / _SATURATION[:, None]
+    misses = ((mixes * gains[:, None] - matrix) ** 2).sum((1, 2))
+    return float(_SATURATION[misses.argmin()])
+
+
+def fit_ink(reflectance: Float[np.ndarray, "125 3"]) -> InkFit:
+    """Ink's gamut, dot gain and black for the reflectances (paper = 1) of a 5 × 5 × 5 cube of colours.
+
+    Gamut and black are fitted at the cube's corners, where dot gain plays no part, dot gain to the rest. jitter is as
+    wide as the miss at the corners: the true printer lies within the world, not at its middle.
+    """
+    corners = ((_CUBE == 0) | (_CUBE == 1)).all(1)
+
+    def error(gamut: float, black: float, dot_gain: float, rows: Bool[np.ndarray, "125"]) -> float:
+        ink = Ink(gamut=(gamut, gamut), dot_gain=(dot_gain, dot_gain), black=(black, black))
+        return float(difference(printed(ink)[rows], reflectance[rows]).mean())
+
+    gamut, black = min(product(_GAMUTS, _BLACKS), key=lambda pair: error(*pair, 0.0, corners))
+    dot_gain = min(_DOT_GAINS, key=lambda gain: error(gamut, black, gain, ~corners))
+    ink = Ink(gamut=(gamut, gamut), dot_gain=(dot_gain, dot_gain), black=(black, black))
+    miss = (printed(ink) - reflectance)[corners & (_CUBE.min(1) < 1)]
+    jitter = min(round(float(np.sqrt(3 * (miss**2).mean())), 4), _JITTER_MAX)
+    world_ink = replace(ink, paper=(_PAPER, _PAPER), black=(_PAPER * black,) * 2, jitter=jitter)
+    every = np.ones_like(corners)
+    plain = float(difference(linear(_CUBE), reflectance).mean())
+    return InkFit(world_ink, error(gamut, black, dot_gain, every), plain, _free_error(reflectance))
+
+
+def printed(ink: Ink) -> Float[np.ndarray, "125 3"]:
+    """The reflectances that an ink's middle draw gives the cube of colours."""
+    response = ink.sample(torch.full((1, Ink.dims), 0.5))["response"][0].numpy().astype(float)
+    return np.clip(_terms() @ response.T, 0, 1)
+
+
+def _terms() -> Float[np.ndarray, "125 11"]:
+    colours = torch.from_numpy(_CUBE).float().T.reshape(1, 3, -1, 1)
+    return monomials(colours, torch.ones_like(colours[:, :1]))[0, :, :, 0].T.numpy().astype(float)
+
+
+def _free_error(reflectance: Float[np.ndarray, "125 3"]) -> float:
+    """What all 33 coefficients on Ink's monomials would leave: least squares, errors weighted by lightness."""
+    weight = np.sqrt((reflectance + 0.02) ** -1.2)
+    terms = _terms()
+    pairs = zip(weight.T, reflectance.T, strict=True)
+    columns = [np.linalg.lstsq(terms * w[:, None], y * w, rcond=None)[0] for w, y in pairs]
+    return float(difference(terms @ np.array(columns).T, reflectance).mean())
+
+
+def _light(base: Stages, lights: Lights) -> list[Any]:
+    """Transforms of light and colour with the measured ranges; what the base says of photographed scenes stays."""
+    return [
+        replace(base.get(Exposure), stops=span(lights.stops, (-8, 8))),
+        replace(base.get(Temperature), kelvin=span(lights.kelvin, (3000, 15000))),
+        Veil(share=span(lights.veil, (0, 0.5))),
+        Balance(stops=round(min(lights.balance, 2.0), 4), saturation=span(lights.saturation, (0, 3))),
+    ]
+
+
+def _sensors(base: Stages, shots: Sequence[Shot]) -> list[Any]:
+    """Noise and blur; a tone curve is part of the print map already."""
+    blurs = [shot.blur_px for shot in shots if shot.blur_px is not None]
+    noise = Noise(
+        shot=span(np.array([shot.shot for shot in shots]), (0, 0.1)),
+        read=span(np.array([shot.read for shot in shots]), (0, 0.3)),
+    )
+    blur = Defocus(sigma_px=span(np.array(blurs), (0, 50))) if blurs else base.get(Defocus)
+    return [noise, blur, Tone()]
+
+
+def span(values: Float[np.ndarray, " k"], limits: Range) -> Range:
+    """Ends of the uniform distribution that k values come from: (k + 1)/(k − 1) times as far apart as theirs."""
+    low, high = float(values.min()), float(values.max())
+    wider = (high - low) / (len(values) - 1) if len(values) > 1 else 0.0
+    ends = np.clip((low - wider, high + wider), *limits)
+    return round(float(ends[0]), 5), round(float(ends[1]), 5)
+
+
+def _replaced(base: Stages, measured: Sequence[Any]) -> Stages:
+    """The base's stages with these transforms in place of those of their family, each in its physical order."""
+    stages = {}
+    for stage, families in FAMILIES.items():
+        own = {type(transform): transform for transform in getattr(base, stage)}
+        own |= {type(transform): transform for transform in measured if type(transform) in families.values()}
+        stages[stage] = tuple(own[family] for family in families.values() if family in own)
+    return Stages(**stages)
+
+
+def world_yaml(world: World) -> bytes:
+    """A file that `--world` takes and that gives the same world again."""
+    content: dict[str, Any] = {"name": world.name, "note": world.note}
+    for stage, families in FAMILIES.items():
+        names = {family: key for key, family in families.items()}
+        content[stage] = {
+            names[type(transform)]: {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in asdict(cast(Any, transform)).items()
+            }
+            for transform in getattr(world.components[0], stage)
+        }
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return text.encode()

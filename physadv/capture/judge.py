@@ -1,0 +1,153 @@
+"""One photograph: where the sign is, what the target says, and what the world foretells for the same pose."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from physadv.capture.layout import Layout
+from physadv.capture.photos import Photo
+from physadv.capture.pose import Plane, Pose, fit_plane, nominal_focal_px, pose_of
+from physadv.capture.quads import Quad
+from physadv.capture.tags import find
+from physadv.errors import UserError
+from physadv.files import image_tensor
+from physadv.heldout import HeldOut
+from physadv.objectives import Objective
+from physadv.scenes import Scenes
+from physadv.scenes.canvas import crop
+from physadv.targets import Classifier
+from physadv.targets.base import Frame, frozen
+from physadv.threats import Artwork
+from physadv.transforms.stages import Stages, derive
+from physadv.transforms.view import Backdrop, Pinhole
+from physadv.transforms.world import World
+
+FEWEST_TAGS = 2  # one tag fits any homography exactly, and would be believed wherever it is seen by mistake
+LARGEST_ERROR = 0.05  # of the sign's width: tags further off were printed or mounted elsewhere, or are others
+_TURN_DEG, _NEAR, _DISTANCE_M, _FOCAL_PX = 80.0, 1.05, (0.2, 500.0), (50.0, 20000.0)  # what Pinhole takes
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """The sign's face in a photograph. pose: with a nominal focal length where `measured` is false.
+
+    found: tags, or None for a quad.
+    """
+
+    plane: Plane
+    pose: Pose
+    measured: bool
+    sign_px: float
+    found: int | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the target says of the photograph, whether the goal is reached, and the views foretold that reach it."""
+
+    name: str
+    confidence: float
+    success: bool
+    predicted: int
+    views: int
+    seen: Float[Tensor, "3 h w"]
+    foretold: Float[Tensor, "3 h w"]
+
+
+def locate(photo: Photo, by: Layout | Quad, scenes: Scenes) -> Sighting:
+    """The sign by its tags or its quad. UserError: there are too few tags, or they contradict one another."""
+    size_mm = scenes.faces.size_mm[scenes.face[0]].double().cpu().numpy()
+    if isinstance(by, Quad):
+        points_mm, points_px, found = size_mm * [[0, 0], [1, 0], [1, 1], [0, 1]], by.corners_px, None
+    else:
+        tags = find(photo.pixels, by.family, wanted=by.corners_mm.keys())
+        known = [number for number in tags if number in by.corners_mm]
+        found = len(known)
+        if found < FEWEST_TAGS:
+            raise UserError(f"{found} of {len(by.corners_mm)} tags found; two are needed: go nearer, or give --quads.")
+        points_mm = np.concatenate([by.corners_mm[number] for number in known])
+        points_px = np.concatenate([tags[number] for number in known])
+    plane = fit_plane(points_mm, points_px)
+    sign_px = float(np.ptp(_outline_px(plane, scenes), axis=0).max())
+    if plane.error_px > LARGEST_ERROR * sign_px:
+        raise UserError(f"The tags contradict their places by {plane.error_px:.1f} px: check the layout or the sheet.")
+    focal_px = photo.focal_px or nominal_focal_px(plane, size_mm)
+    size_px = (photo.pixels.shape[1], photo.pixels.shape[0])
+    pose = pose_of(points_mm, points_px, centre_mm=size_mm / 2, focal_px=focal_px, size_px=size_px)
+    return Sighting(plane, pose, photo.focal_px is not None, sign_px, found)
+
+
+def cut_out(photo: Photo, plane: Plane, scenes: Scenes, frame: Frame) -> Float[Tensor, "3 h w"]:
+    """What the target sees: the square round the outline's box with the frame's context, antialiased.
+
+    UserError: the sign is outside the photograph.
+    """
+    outline = _outline_px(plane, scenes)
+    (x1, y1), (x2, y2) = outline.min(0).tolist(), outline.max(0).tolist()
+    canvas = crop(photo.pixels, (x1, y1, x2, y2), canvas_px=frame.size_px, margin=frame.context)
+    return image_tensor(Image.fromarray(canvas.pixels))
+
+
+def world_at(world: World, pose: Pose, size_mm: Float[Tensor, "2"]) -> World:
+    """The world with everything as it is but the camera, which stands where the photograph was taken.
+
+    Boxes do not miss, because the photograph is cut by the measured face. Poses beyond the pinhole's range are
+    brought to its ends.
+    """
+    near_m = _NEAR * float(size_mm.norm()) / 2000
+    turns = {name: float(np.clip(getattr(pose, name), -_TURN_DEG, _TURN_DEG)) for name in ("yaw_deg", "pitch_deg")}
+    values = turns | {
+        "roll_deg": pose.roll_deg,
+        "distance_m": float(np.clip(pose.distance_m, max(near_m, _DISTANCE_M[0]), _DISTANCE_M[1])),
+        "focal_px": float(np.clip(pose.focal_px, *_FOCAL_PX)),
+    }
+    pinhole = Pinhole(**{name: (value, value) for name, value in values.items()})
+    return replace(world, components=tuple(_from_there(stages, pinhole) for stages in world.components))
+
+
+def _from_there(stages: Stages, pinhole: Pinhole) -> Stages:
+    return replace(stages, view=(pinhole, *(one for one in stages.view if isinstance(one, Backdrop))))
+
+
+def judge(
+    photo: Photo,
+    sighting: Sighting,
+    *,
+    target: Classifier,
+    scenes: Scenes,
+    artwork: Artwork | None,
+    objective: Objective,
+    world: World,
+    views: int,
+    seed: int,
+) -> Answer:
+    """The target on the photograph, and on `views` views that the world takes of the staged sign from the same place.
+
+    The clean sign is not in the photograph, so success counts whatever the target would say without the artwork, in
+    the photograph as in the views.
+    """
+    seen = cut_out(photo, sighting.plane, scenes, target.frame).to(target.device)
+    there = world_at(world, sighting.pose, scenes.faces.size_mm[0])
+    held_out = HeldOut(target, scenes, there, views, derive(seed, "capture", photo.name))
+    with frozen(target.module), torch.no_grad():
+        logits = target(seen[None])
+        (foretold,) = held_out.answers(artwork)
+        first = next(held_out.photographs(artwork))[0]
+    confidence, row = logits.softmax(1).max(1)
+    return Answer(
+        name=target.classes[int(row)],
+        confidence=float(confidence),
+        success=bool(objective.success(logits, held_out.truth[:1])),
+        predicted=int(objective.success(foretold, held_out.truth).sum()),
+        views=views,
+        seen=seen.cpu(),
+        foretold=first.cpu(),
+    )
+
+
+def _outline_px(plane: Plane, scenes: Scenes) -> Float[np.ndarray, "k 2"]:
+    return plane.project(scenes.faces.outline_mm[scenes.face[0]].double().cpu().numpy())

@@ -143,7 +143,6 @@ def _smoother() -> Float[np.ndarray, "729 729"]:
     """(λ ΔᵀΔ + ε I)⁻¹ of the lattice."""
     step = np.diff(np.eye(LATTICE), axis=0)
     bend, same = step.T @ step, np.eye(LATTICE)
-    laplacian = sum(
-        np.kron(np.kron(a, b), c) for a, b, c in ((bend, same, same), (same, bend, same), (same, same, bend))
-    )
+    axes = (bend, same, same), (same, bend, same), (same, same, bend)
+    laplacian = np.sum([np.kron(np.kron(a, b), c) for a, b, c in axes], axis=0)
     return np.linalg.inv(_SMOOTH * laplacian @ laplacian + _SMALL * np.eye(LATTICE**3))

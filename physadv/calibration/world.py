@@ -120,7 +120,7 @@ def fit_ink(reflectance: Float[np.ndarray, "125 3"]) -> InkFit:
         ink = Ink(gamut=(gamut, gamut), dot_gain=(dot_gain, dot_gain), black=(black, black))
         return float(difference(printed(ink)[rows], reflectance[rows]).mean())
 
-    gamut, black = min(product(_GAMUTS, _BLACKS), key=lambda pair: error(*pair, 0.0, corners))
+    gamut, black = min(product(_GAMUTS, _BLACKS), key=lambda pair: error(pair[0], pair[1], 0.0, corners))
     dot_gain = min(_DOT_GAINS, key=lambda gain: error(gamut, black, gain, ~corners))
     ink = Ink(gamut=(gamut, gamut), dot_gain=(dot_gain, dot_gain), black=(black, black))
     miss = (printed(ink) - reflectance)[corners & (_CUBE.min(1) < 1)]

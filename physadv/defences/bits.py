@@ -17,7 +17,7 @@ class Bits(Purifier):
     def __init__(self, depth: int) -> None:
         super().__init__(f"bits:{depth}")
         if not 1 <= depth <= 8:
-            raise UserError(f"A channel is kept in 1 to 8 bits, not {depth}: write bits:3.")
+            raise UserError(f"A channel is kept in 1 to 8 bits, not {depth}: write bits:4.")
         self.depth = depth
 
     def change(self, images: Images, *, generator: torch.Generator) -> Images:

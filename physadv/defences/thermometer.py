@@ -18,7 +18,7 @@ class Thermometer(Purifier):
     def __init__(self, levels: int) -> None:
         super().__init__(f"thermometer:{levels}")
         if not 2 <= levels <= 256:
-            raise UserError(f"A thermometer has 2 to 256 levels, not {levels}: write thermometer:12.")
+            raise UserError(f"A thermometer has 2 to 256 levels, not {levels}: write thermometer:16.")
         self.levels = levels
 
     def change(self, images: Images, *, generator: torch.Generator) -> Images:

@@ -3,7 +3,7 @@
 import inspect
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,9 +136,9 @@ def audit(options: AuditOptions) -> None:
     rows = [(one["name"], one["kind"], _percent(one["broken"])) for one in metrics["trials"]]
     _table(("attack", "kind", "scenes broken, of those tried [95 %]"), rows)
     robust = metrics["robust_accuracy"]
-    rows = [("clean accuracy", _percent(metrics["clean_accuracy"]))]
-    rows += [(f"robust accuracy, {kind}", _percent(robust[kind])) for kind in ("naive", "adaptive")]
-    _table(("", "share of the scenes [95 %]"), rows)
+    shares = [("clean accuracy", _percent(metrics["clean_accuracy"]))]
+    shares += [(f"robust accuracy, {kind}", _percent(robust[kind])) for kind in ("naive", "adaptive")]
+    _table(("", "share of the scenes [95 %]"), shares)
     for name, flag in metrics["flags"].items():
         if flag["raised"]:
             out.print(f"! {name}: {flag['seen']}. {flag['advice']}")
@@ -369,7 +369,7 @@ def _percent(rate: dict[str, Any]) -> str:
     return f"{100 * rate['rate']:.1f} % [{100 * low:.1f}–{100 * high:.1f}]  ({rate['k']}/{rate['n']})"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(*head, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)

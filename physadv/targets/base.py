@@ -78,7 +78,8 @@ class Classifier:
 
 def drawing(module: nn.Module, seed: int) -> AbstractContextManager[None]:
     """Inside, a module that draws at random does so from `seed`."""
-    return module.drawing(seed) if hasattr(module, "drawing") else nullcontext()
+    draws = getattr(module, "drawing", None)
+    return draws(seed) if callable(draws) else nullcontext()
 
 
 def device_of(module: nn.Module) -> torch.device:

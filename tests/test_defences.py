@@ -18,7 +18,7 @@ from physadv.transforms.world import DIGITAL
 
 EXAMPLES = [row.example for row in list_defences()]
 DETECTORS = [row.example for row in list_defences() if row.kind == "detector"]
-SHATTERED = ["jpeg:75", "bits:3", "thermometer:12", "kmeans:32"]
+SHATTERED = ["jpeg:75", "bits:4", "thermometer:16", "kmeans:32"]
 RANDOM = ["resize-pad:0.85", "pruning:1"]
 SIZE_PX, CLASSES = 16, ("stop", "yield", "no-entry")
 
@@ -210,7 +210,7 @@ def test_jpeg_is_the_real_codec(images: Tensor) -> None:
     assert torch.equal((jpeg[0] * 255).round().byte(), torch.from_numpy(coded[:, :, ::-1].copy()).permute(2, 0, 1))
 
 
-@pytest.mark.parametrize(("spec", "levels", "furthest"), [("bits:3", 8, 1 / 14), ("thermometer:12", 12, 1 / 24)])
+@pytest.mark.parametrize(("spec", "levels", "furthest"), [("bits:4", 16, 1 / 30), ("thermometer:16", 16, 1 / 32)])
 def test_quantisation_keeps_so_many_levels(spec: str, levels: int, furthest: float) -> None:
     ramp = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
     coarse = load_defence(spec).change(ramp, generator=torch.Generator())

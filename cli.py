@@ -29,7 +29,7 @@ from physadv.config import (
 from physadv.console import Console
 from physadv.defences import list_defences
 from physadv.errors import UserError
-from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_sheet
+from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_chart, print_sheet
 from physadv.report import compare_reports
 from physadv.report.calibrate import error_rows
 from physadv.report.capture import where
@@ -242,6 +242,7 @@ def print_(
     artwork: Annotated[Path | None, typer.Option(help="Folder of an artwork.")] = None,
     image: Annotated[Path | None, typer.Option(help="Any picture, with --width-mm.")] = None,
     width_mm: Annotated[float | None, typer.Option(help="Width of --image on paper.")] = None,
+    chart: Annotated[int | None, typer.Option(help="The colour chart of 24, 96 or 256 patches, for calibrate.")] = None,
     paper: Annotated[str, typer.Option(help="a4, a3, letter or WxHmm.")] = "a4",
     dpi: Annotated[int, typer.Option(help="Dots per inch.")] = 300,
     tags: Annotated[bool, typer.Option(help="Corner tags, by which a photograph of the sheet is measured.")] = True,
@@ -249,9 +250,10 @@ def print_(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier sheet.")] = False,
 ) -> None:
     """Write sheet.pdf at true size, and sheet.json with everything in mm."""
-    sheet = print_sheet(
-        artwork, image, width_mm=width_mm, paper=paper, dpi=dpi, tags=tags, folder=folder, overwrite=overwrite
-    )
+    how: dict[str, Any] = {"paper": paper, "dpi": dpi, "tags": tags, "folder": folder, "overwrite": overwrite}
+    if chart is not None and (artwork or image or width_mm):
+        raise UserError("--chart prints a chart of its own size: leave --artwork, --image and --width-mm out.")
+    sheet = print_sheet(artwork, image, width_mm=width_mm, **how) if chart is None else print_chart(chart, **how)
     pages = len(sheet.pages)
     out.print(f"{pages} page{'s' * (pages > 1)} of {sheet.paper}; print at 100 % and check the ruler")
 

@@ -52,6 +52,7 @@ OUTPUTS = (
     "demonstration.png",
     "captures.csv",
     "profile.json",
+    "chart.json",
     "crop-[0-9]*.jpg",
     ".*.[0-9]*.part",
     RUN,

@@ -9,8 +9,9 @@ from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from physadv.calibration.chart import chart_json, chart_picture, make_chart
 from physadv.errors import UserError
-from physadv.files import image_tensor, open_image, png_bytes, prepare_folder, sha256, to_pil, write_atomic
+from physadv.files import image_tensor, open_image, png_bytes, prepare_folder, sha256, to_pil, write_atomic, write_json
 from physadv.printing import Sheet, make_sheet
 from physadv.scenes import load_scenes
 from physadv.scenes.faces import faces_for, has_art
@@ -137,6 +138,19 @@ def print_sheet(
         )
     assert artwork is not None
     return _artwork_sheet(_printable(load_artwork(artwork)), folder or artwork, how)
+
+
+def print_chart(patches: int, *, folder: Path | None = None, **how: Any) -> Sheet:
+    """sheet.pdf, sheet.json and chart.json of a colour chart, for `physadv calibrate`."""
+    chart, picture = make_chart(patches), chart_picture(patches)
+    assert chart.size_mm is not None
+    width_mm, height_mm = chart.size_mm
+    out = folder or Path(f"chart-{patches}")
+    name = f"colour chart, {patches} patches"
+    how |= {"folder": out, "title": name, "artwork_hash": sha256(picture.tobytes())}
+    sheet = make_sheet(picture.convert("RGBA"), width_mm=width_mm, height_mm=height_mm, **how)
+    write_json(out / "chart.json", chart_json(chart))
+    return sheet
 
 
 def _artwork_sheet(artwork: Artwork, folder: Path, how: dict[str, Any]) -> Sheet:

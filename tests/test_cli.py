@@ -17,6 +17,7 @@ from PIL import Image
 
 import physadv
 import physadv.cli
+from physadv.calibration import load_chart
 from physadv.errors import UserError
 from physadv.threats import load_artwork
 
@@ -623,3 +624,12 @@ def test_what_looks_like_markup_is_printed_as_it_is(run: Run):
     assert "[/x].py" in ended.err
     assert attack(run, "[bold]").code == 0
     assert "[bold]" in attack(run, "[bold]", "--overwrite").out
+
+
+def test_a_chart_is_printed_at_its_own_size_and_can_be_read_back(run: Run):
+    ended = run("print --chart 24 --out chart")
+    assert (ended.code, Path("chart/sheet.pdf").is_file()) == (0, True)
+    assert len(load_chart(Path("chart/chart.json")).rgb) == 24
+    assert run("print --chart 24 --width-mm 80 --out other").code == 2
+    assert run("print --chart 25 --out other").code == 2
+    assert not Path("other").exists()

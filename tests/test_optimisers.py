@@ -321,6 +321,7 @@ def test_the_radius_of_a_ball_sets_the_steps():
     assert make_optimiser("nes-l2:3", radius=2.0).gradient == NES(pairs=3, sigma=0.01, tiles=24)
     assert make_optimiser("pgd", 0.3, radius=0.04) == Descent(PGD(0.3))
     assert make_optimiser("random-search", radius=0.04) == RandomSearch()
+    assert make_optimiser("random-search-l2", radius=0.5) == RandomSearch(0.025)
 
 
 @pytest.mark.parametrize(

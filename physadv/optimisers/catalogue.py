@@ -11,12 +11,13 @@ from physadv.optimisers.pgd import PGD
 from physadv.optimisers.random_search import RandomSearch
 from physadv.optimisers.spsa import NES, SPSA
 
-OPTIMISERS = ("pgd", "pgd-l2", "adam", "spsa", "spsa-l2", "nes", "nes-l2", "random-search")
+OPTIMISERS = ("pgd", "pgd-l2", "adam", "spsa", "spsa-l2", "nes", "nes-l2", "random-search", "random-search-l2")
 
 _ESTIMATORS: dict[str, type[SPSA]] = {"spsa": SPSA, "nes": NES}
 _STEP_OF_RADIUS = 0.25
 _SIGMA_OF_RADIUS = 0.5
 _SIGMA_L2 = 0.01  # a Euclidean ball is spread thin over all values
+_SQUARE_OF_RADIUS = 0.05  # in a Euclidean ball, a square that goes further undoes all others
 _TILES = 24  # what fits into a ball is fine; what a camera sees of a print is not
 
 
@@ -24,7 +25,7 @@ def make_optimiser(name: str, step_size: float | None = None, *, radius: float |
     """One of `OPTIMISERS`, with its own step size unless one is given; `spsa:20` and `nes:20` probe 20 pairs a step.
 
     radius: where S is a norm ball, its size in the norm of the step (l∞; l2 for names that end in it), from which the
-    default step and the distance of the probes follow. random-search reaches the corners of any S.
+    default step and the distance of the probes follow. random-search goes to the corners of S, whatever its size.
     UserError: any other name, and a number of pairs that is none.
     """
     kind, colon, pairs = name.partition(":")
@@ -35,7 +36,8 @@ def make_optimiser(name: str, step_size: float | None = None, *, radius: float |
     if colon and not pairs.isdecimal():
         raise UserError(f"{name!r} says nothing about pairs of probes: give a whole number, as in {kind}:10.")
     if family == "random-search":
-        return RandomSearch(1.0 if step_size is None else step_size)
+        corner = _SQUARE_OF_RADIUS * (1.0 if radius is None else radius) if l2 else 1.0
+        return RandomSearch(corner if step_size is None else step_size)
     default = (0.1 if l2 else 0.02) if radius is None else _STEP_OF_RADIUS * radius
     step = default if step_size is None else step_size
     if family == "adam":

@@ -326,7 +326,7 @@ def test_a_printed_artwork_is_shown_as_it_differs():
 def test_trials_say_their_settings():
     plain, long = suite(case_of(None), Effort())[0], suite(case_of(None), Effort())[3]
     assert how(plain) == "margin, 40 steps"
-    assert how(long) == "margin, 80 steps, 2 starts, 2 views each"
+    assert how(long) == "margin, 160 steps, 3 starts"
 
 
 def test_remarks_name_what_to_doubt():

@@ -363,7 +363,7 @@ def test_every_listed_target_has_a_kind_that_loads() -> None:
 def test_the_public_names_are_exact() -> None:
     assert sorted(targets.__all__) == targets.__all__
     assert all(hasattr(targets, name) for name in targets.__all__)
-    assert set(ARCHITECTURES) == {"small-cnn", "small-resnet"}
+    assert set(ARCHITECTURES) == {"tiny-cnn", "small-cnn", "small-resnet"}
 
 
 # --- python:

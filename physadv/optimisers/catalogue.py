@@ -36,7 +36,7 @@ def make_optimiser(name: str, step_size: float | None = None, *, radius: float |
     if colon and not pairs.isdecimal():
         raise UserError(f"{name!r} says nothing about pairs of probes: give a whole number, as in {kind}:10.")
     if family == "random-search":
-        corner = _SQUARE_OF_RADIUS * (1.0 if radius is None else radius) if l2 else 1.0
+        corner = _SQUARE_OF_RADIUS * radius if l2 and radius is not None else 1.0
         return RandomSearch(corner if step_size is None else step_size)
     default = (0.1 if l2 else 0.02) if radius is None else _STEP_OF_RADIUS * radius
     step = default if step_size is None else step_size

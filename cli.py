@@ -137,6 +137,9 @@ def audit(options: AuditOptions) -> None:
     _table(("attack", "kind", "scenes broken, of those tried [95 %]"), rows)
     robust = metrics["robust_accuracy"]
     shares = [("clean accuracy", _percent(metrics["clean_accuracy"]))]
+    if metrics["run"]["abstains"]:
+        abstains = 100 * metrics["abstains_on_clean"]
+        shares += [("abstains on clean scenes", f"{abstains:.1f} % (set to 5 % from 40 scenes on)")]
     shares += [(f"robust accuracy, {kind}", _percent(robust[kind])) for kind in ("naive", "adaptive")]
     _table(("", "share of the scenes [95 %]"), shares)
     for name, flag in metrics["flags"].items():

@@ -93,7 +93,7 @@ def test_a_ball_round_a_framed_scene_changes_that_very_input():
 def test_an_undefended_target_raises_no_flag():
     found = audited("none")
     assert raised(found) == set(), [(flag.name, flag.seen) for flag in found.flags if flag.raised]
-    assert "No sign" in found.metrics["verdict"]
+    assert "no sign that the attacks failed" in found.metrics["verdict"]
 
 
 @pytest.mark.parametrize("name", ["jpeg:75", "bits:4"])

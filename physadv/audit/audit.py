@@ -100,5 +100,5 @@ def verdict(found: list[Flag], robust: dict[str, Any]) -> str:
     lo, hi = (100 * edge for edge in robust["ci95"])
     figure = f"{100 * robust['rate']:.0f} % [{lo:.0f}–{hi:.0f}] of the scenes stand against everything tried here"
     if not raised:
-        return f"No sign that the attacks failed: {figure}."
+        return f"{figure[0].upper()}{figure[1:]}, and there is no sign that the attacks failed."
     return f"{len(raised)} warning{'s' if len(raised) > 1 else ''} ({', '.join(raised)}): {figure}; read the advice."

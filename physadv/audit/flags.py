@@ -21,10 +21,10 @@ _PASS = 0.1  # of confident examples get past a detector
 _SIGNIFICANT = 0.05
 
 ADVICE = {
-    "gradient": "The gradient that the attack follows is missing or does not describe the answer, so that a "
-    "failed gradient attack says nothing. Attack through a differentiable stand-in for the step "
-    "that breaks it (BPDA: `stand_in` of a python: defence, or `--defence` in place of code "
-    "hidden in the model), and without gradients (--optimiser random-search).",
+    "gradient": "The gradient that the naive attack follows is missing or does not describe the answer, so "
+    "that its failure says nothing. The adaptive attacks here went through the defence's stand-in "
+    "(BPDA). If the step is hidden in the model, give it as --defence python:FILE.py:FACTORY with "
+    "a `stand_in`; until then only the search without gradients (--queries) counts.",
     "randomised": "The same photograph gets different answers. Attack the expectation over the randomness "
     "(raise --views), judge on many draws, and count a scene as safe only if most draws are "
     "right.",
@@ -34,9 +34,9 @@ ADVICE = {
     "iterations": "More steps do not bring the attack any closer. A working attack makes progress with every "
     "step: look for a zero or random gradient, a step size that is too small or too large, or a "
     "loss that is saturated.",
-    "unbounded": "Even when every pixel may take any colour the attack does not reach the goal everywhere, "
-    "which is always possible. The attack is broken, not the target robust: mend it before any "
-    "figure is quoted.",
+    "unbounded": "Even when every pixel may take any colour the naive attack does not reach the goal "
+    "everywhere, which is always possible. That attack is broken, not the target robust: do not "
+    "quote its figure.",
     "softmax": "The target answers with probabilities. Their gradient vanishes where the answer is certain, "
     "and float32 rounds it to nothing: give logits. This audit attacked the logarithm of the "
     "probabilities instead.",
@@ -80,7 +80,7 @@ def flags(probed: Probed, tally: Tally) -> list[Flag]:
         Flag("randomised", probed.random, "repeated calls differ" if probed.random else "repeated calls agree"),
         _black_box(tally, abstains=probed.abstains),
         _iterations(tally),
-        _unbounded(tally),
+        _unbounded(tally, abstains=probed.abstains),
         Flag("softmax", probed.softmax, "answers are probabilities" if probed.softmax else "answers are logits"),
         _confident(probed, tally),
         _naive(tally, defended=probed.defended),
@@ -133,7 +133,9 @@ def _iterations(tally: Tally) -> Flag:
     return Flag("iterations", fall < _FALLS, f"{steps} make {_percent(fall)} of what the attack takes off the margin")
 
 
-def _unbounded(tally: Tally) -> Flag:
+def _unbounded(tally: Tally, *, abstains: bool) -> Flag:
+    if abstains:
+        return Flag("unbounded", None, "the naive attack does not know the detector")
     if UNBOUNDED not in tally:
         return Flag("unbounded", None, "only norm balls are sure to reach every goal without a budget")
     broken = tally[UNBOUNDED].answers.broken.float().mean().item()
@@ -158,7 +160,8 @@ def _naive(tally: Tally, *, defended: bool) -> Flag:
         return Flag("naive", None, "there is no defence that an attack could ignore")
     naive, adaptive = tally.broken("naive"), tally.broken("naive", "adaptive")
     more = int((adaptive & ~naive).sum())
-    seen = f"the naive attack breaks {int(naive.sum())} of {len(naive)} scenes, the whole suite {int(adaptive.sum())}"
+    fallen = f"{int(naive.sum())} of {len(naive)} scenes fall, with the whole suite {int(adaptive.sum())}"
+    seen = f"with the naive attack {fallen}"
     return Flag("naive", more / len(naive) > 0.1, seen)
 
 

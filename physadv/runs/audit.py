@@ -34,7 +34,7 @@ from physadv.transforms.world import DIGITAL, World, load_world
 
 _DIGITAL_BOUNDLESS, _PRINTED_BOUNDLESS = "linf:1", "poster:1"
 _TIMED = 16  # photographs of the warm-up
-_RANDOM_VIEWS = 1000  # photographs that the risk under random views is measured on
+_RANDOM_VIEWS = 600  # photographs that the risk under random views is measured on
 
 
 def run_audit(options: AuditOptions, *, command: str, console: Console) -> dict[str, Any]:
@@ -42,12 +42,15 @@ def run_audit(options: AuditOptions, *, command: str, console: Console) -> dict[
     check_device(options.device)
     raw = scenes_of(options, options.scenes, options.backgrounds).to(options.device)
     given = load_target(options.target, device=options.device)
+    if options.defence:
+        console.say(f"putting {options.defence} in front; where it learns from photographs, it does so now")
     case, softmax = _case(options, raw, given)
     effort = options.effort()
     _check(case, effort)
     progress = _progress(case, effort, console)
     out = prepare_folder(options.out, overwrite=options.overwrite)
     found = audit(case, effort=effort, softmax=softmax, report=progress)
+    console.say(f"risk in random views of {options.world}: up to {_RANDOM_VIEWS} photographs")
     found.metrics["risk"]["views"] = _risk_in_views(options, case, raw)
     metrics = found.metrics | {"run": _description(options, command, case)}
     write_json(out / "audit.json", metrics)

@@ -12,6 +12,7 @@ from physadv.attacks import Attacked, Step, attack_each
 from physadv.audit.case import Answers, Case
 from physadv.audit.effort import Effort
 from physadv.heldout import varies
+from physadv.optimisers import make_optimiser
 from physadv.scenes.canvas import spread
 from physadv.settings import Settings
 from physadv.transforms.stages import derive
@@ -21,6 +22,7 @@ Kind = Literal["naive", "adaptive", "validity"]
 CONFIDENCES = (10.0, 30.0)  # kappa of transferred examples, in logits
 EOT_VIEWS = 4  # draws of a randomised defence, or of the world, in every step
 FEW_STEPS = 3
+SEARCH_BY = "random-search"
 LONGER = 4  # times the steps, for what still stands
 UNBOUNDED_STEPS = 30
 
@@ -92,8 +94,9 @@ def suite(case: Case, effort: Effort) -> list[Trial]:
     """Naive first, then what is made for this target, cheap before dear; those that validate the others last."""
     base = _base(case, effort)
     eot = replace(base, views=EOT_VIEWS if case.random else 1)
-    steps = max(effort.queries // (eot.views * (2 if case.deployed.randomised else 1)), 1)
-    black = replace(eot, optimiser="random-search", common=True, check_every=25, steps=steps)
+    asked = make_optimiser(SEARCH_BY).evaluations if case.deployed.randomised else 1  # where views stay, it remembers
+    steps = max(effort.queries // (eot.views * asked), 1)
+    black = replace(eot, optimiser=SEARCH_BY, common=True, check_every=25, steps=steps)
     if not case.plain.differentiable:
         return [Trial(SEARCH, "adaptive", "deployed", black)]
     few, boundless = replace(base, steps=FEW_STEPS), replace(base, steps=UNBOUNDED_STEPS)

@@ -18,13 +18,16 @@ LARGEST_CONTEXT = 2.0
 
 @dataclass(frozen=True)
 class Frame:
-    """The square a classifier sees round a sign's box.
+    """The square that a target sees: of a classifier, round a sign's box; of a detector, the whole photograph.
 
     side = max(box width, box height) * (1 + 2 * context), centred on the box, resized to size_px * size_px.
+    whole: the photograph in the square's top-left, aspect kept, the rest of the sRGB value `pad`.
     """
 
     size_px: int
-    context: float
+    context: float = 0.0
+    whole: bool = False
+    pad: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size_px < SMALLEST_PX:

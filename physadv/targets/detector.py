@@ -7,6 +7,7 @@ from jaxtyping import Float
 from kornia.geometry.bbox import nms
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
+from torch.nn.utils.rnn import pad_sequence
 
 from physadv.errors import UserError
 from physadv.targets.base import Frame, device_of, weights_hash
@@ -78,10 +79,7 @@ def letterbox(images: Float[Tensor, "n 3 h w"], frame: Frame) -> tuple[Float[Ten
 def suppress(raw: Raw, nms_iou: float | None) -> Detections:
     """Non-maximum suppression within each class; the surest 100 detections of each image."""
     found = [_suppress(boxes, scores, nms_iou) for boxes, scores in zip(raw.boxes, raw.scores, strict=True)]
-    most = max((len(one[0]) for one in found), default=0)
-    columns = [[pad(part.T, (0, most - len(part))).T for part in column] for column in zip(*found, strict=True)]
-    boxes, scores, labels = (torch.stack(column) for column in columns)
-    return Detections(boxes, scores, labels)
+    return Detections(*(pad_sequence(column, batch_first=True) for column in zip(*found, strict=True)))
 
 
 def _suppress(

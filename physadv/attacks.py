@@ -13,9 +13,10 @@ from torch import Tensor
 from physadv.errors import UserError
 from physadv.files import read_tensors, write_tensors
 from physadv.problem import Problem, make_problem
+from physadv.question import Target
 from physadv.scenes.base import Scenes
 from physadv.settings import Settings
-from physadv.targets.base import Classifier, frozen
+from physadv.targets.base import frozen
 from physadv.threats.base import Artwork, Theta, Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
@@ -63,7 +64,7 @@ class _Search:
 
 
 def attack(
-    target: Classifier,
+    target: Target,
     scenes: Scenes,
     threat: Threat,
     *,
@@ -106,7 +107,7 @@ def attack(
 
 
 def attack_each(
-    target: Classifier,
+    target: Target,
     scenes: Scenes,
     threat: Threat,
     *,
@@ -128,7 +129,7 @@ def attack_each(
     return Attacked(threat.artwork(theta).quantised(), history, seconds, photographs)
 
 
-def check(target: Classifier, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int) -> None:
+def check(target: Target, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int) -> None:
     """The UserError that `attack` would raise for these, before anything is written."""
     make_problem(target, scenes, threat, world=world, settings=settings, seed=seed).init(restart=0)
 

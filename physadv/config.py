@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from physadv.attacks import Settings
 from physadv.audit.effort import Effort
+from physadv.detection_training import DetectorRecipe
 from physadv.errors import UserError
 from physadv.training import Recipe
 
@@ -16,6 +17,7 @@ ARGUMENT: dict[str, Any] = {"argument": True}  # given on the command line witho
 DEFAULTS = Settings()
 EFFORT = Effort()
 RECIPE = Recipe()
+DETECTOR_RECIPE = DetectorRecipe()
 
 
 class Options(BaseModel):
@@ -32,7 +34,10 @@ class Options(BaseModel):
 class SceneOptions(Options):
     """Which signs."""
 
-    scenes: str = Field("staged:stop", description="staged:FACE, gtsrb:DIR, imagefolder:DIR, photo:FILE; join by +.")
+    scenes: str = Field(
+        "staged:stop",
+        description="staged:FACE, gtsrb:DIR, imagefolder:DIR, photo:FILE, coco:FILE, yolo:FILE; join by +.",
+    )
     backgrounds: Path | None = Field(None, description="Folder of pictures to stage signs over.")
     classes: list[str] | None = Field(None, description="Keep the scenes of this class; repeat it for several.")
     limit: int | None = Field(None, description="Keep the first N scenes, spread over tracks.")
@@ -53,7 +58,12 @@ class TargetOptions(SceneOptions):
     fit: str | None = Field(
         None, description="Clean photographs that a detecting defence learns from (default: staged:all)."
     )
-    goal: str = Field(DEFAULTS.goal, description="untargeted or class:NAME.")
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description="Score from which a detection counts, instead of the detector's own."
+    )
+    goal: str = Field(
+        DEFAULTS.goal, description="untargeted or class:NAME; of detectors: hide, create:NAME, relabel:NAME."
+    )
 
 
 class SearchOptions(TargetOptions):
@@ -62,7 +72,7 @@ class SearchOptions(TargetOptions):
     mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
     palette: str | None = Field(None, description="any, bw (black and white), printable.")
     resolution_px: int = Field(64, ge=2, le=2048, description="Pixels along the artwork's longer side.")
-    objective: str = Field(DEFAULTS.objective, description="margin or cross-entropy.")
+    objective: str = Field(DEFAULTS.objective, description="margin or cross-entropy; of detectors: margin, margin-mean.")
     kappa: float = Field(DEFAULTS.kappa, description="Margin in logits at which a view pulls no more.")
     expectation: str = Field(DEFAULTS.expectation, description="mean, or cvar:0.5 for the worst half of the views.")
     optimiser: str = Field(
@@ -82,6 +92,8 @@ class SearchOptions(TargetOptions):
     )
     held_out: int = Field(DEFAULTS.held_out, description="Held-out photographs that choose the best artwork.")
     judge_views: int = Field(0, ge=0, description="Fresh views of each scene that judge; 0: 200 over all, 20 at least.")
+    approaches: int = Field(20, ge=0, description="Detectors: drives towards the sign that are simulated; 0 for none.")
+    speed_kmh: float = Field(30.0, gt=0, le=250, description="Detectors: of these drives; sets the braking distance.")
 
     def settings(self, *, per_scene: bool = False) -> Settings:
         """The search itself."""
@@ -159,20 +171,27 @@ class CalibrateOptions(Options):
     corners: Path | None = Field(None, description="CSV of the chart's corners in px, for photographs without tags.")
 
 
-class TrainOptions(SceneOptions):
-    """Train a classifier."""
+def _default(name: str) -> str:
+    return f" (default: {getattr(RECIPE, name):g}; of detectors {getattr(DETECTOR_RECIPE, name):g})."
 
-    scenes: str = Field("staged:all", description="Photographs to train on, for example gtsrb:DIR.")
+
+class TrainOptions(SceneOptions):
+    """Train a classifier, or a detector on photographs with boxes."""
+
+    scenes: str = Field("staged:all", description="Photographs to train on: gtsrb:DIR ...; of detectors coco:FILE ...")
     staged: str | None = Field("staged:all", description="Faces to stage beside the photographs ('none' for none).")
-    arch: str = Field("small-cnn", description="small-cnn or small-resnet.")
+    arch: str = Field("small-cnn", description="small-cnn or small-resnet; of detectors signs-det.")
     world: str = Field(
         "digital+drive-by", description="The augmentation: worlds that the photographs are seen through."
     )
     context: float = Field(0.1, ge=0, le=2, description="Margin round the sign's box, as a share of its side.")
-    epochs: int = Field(RECIPE.epochs, ge=1, description="Passes over the photographs.")
-    batch: int = Field(RECIPE.batch, ge=2, description="Images per step.")
-    learning_rate: float = Field(RECIPE.learning_rate, gt=0, description="Peak of the one-cycle schedule.")
+    epochs: int | None = Field(None, ge=1, description=f"Passes over the photographs{_default('epochs')}")
+    batch: int | None = Field(None, ge=2, description=f"Images per step{_default('batch')}")
+    learning_rate: float | None = Field(
+        None, gt=0, description=f"Peak of the one-cycle schedule{_default('learning_rate')}"
+    )
     judge: str | None = Field(None, description="Photographs to report the accuracy on, never used in training.")
+    resume: bool = Field(False, description="Detectors: continue from the checkpoint in --out.")
 
 
 class CaptureOptions(Options):

@@ -50,7 +50,7 @@ class Console:
     def training(self, epoch: Epoch) -> None:
         """After every epoch of a training."""
         self.rich.print(
-            f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, accuracy {100 * epoch.accuracy:.1f} %, "
+            f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, {epoch.measure} {100 * epoch.accuracy:.1f} %, "
             f"{duration(epoch.seconds_left)} left",
             highlight=False,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,13 +10,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from physadv.heldout import HeldOut, truth_of
-from physadv.objectives import Margin, Objective, check_goal, parse_goal
+from physadv.heldout import HeldOut
+from physadv.objectives import Detection, Margin, Objective, parse_goal
+from physadv.precision import summary
+from physadv.question import Answer, Target, check_question, goal_of, labels_of, objective_of, view_of_cases
 from physadv.scenes.base import Scenes
 from physadv.stats import Rate, cluster_rate, wilson
-from physadv.targets.base import Classifier, frozen
+from physadv.targets import Detector
+from physadv.targets.base import frozen
+from physadv.targets.boxes import UNKNOWN, Seen
 from physadv.threats.base import Artwork, Threat
-from physadv.transforms.exposure import sign_px
+from physadv.transforms.geometry import sign_px
 from physadv.transforms.stages import derive
 from physadv.transforms.view import Pinhole, Relative
 from physadv.transforms.world import DIGITAL, World, load_world, world_names
@@ -31,19 +36,30 @@ _RANDOM_BLOCKS = 8  # blocks along the longer side: coarse enough to survive the
 
 @dataclass(frozen=True)
 class Verdict:
-    """Answers on n views with and without the artwork."""
+    """Answers on n views with and without the artwork; every figure is of the objective's cases."""
 
     held_out: HeldOut
-    clean: Float[Tensor, "n c"]
-    attacked: dict[str, Float[Tensor, "n c"]]  # by what is on the sign: the artwork, its controls
+    objective: Objective
+    clean: Answer
+    attacked: dict[str, Answer]  # by what is on the sign: the artwork, its controls
+
+    @cached_property
+    def correct(self) -> Bool[Tensor, " cases"]:
+        """Cases that the target answers correctly without the artwork: the only ones an attack can take."""
+        return self.objective.eligible(self.clean, self.held_out.truth)
+
+    @cached_property
+    def view(self) -> Int[Tensor, " cases"]:
+        """The row of each case's view."""
+        return view_of_cases(self.objective, self.held_out.truth)
 
     @property
-    def correct(self) -> Bool[Tensor, " n"]:
-        """Views that the target answers correctly without the artwork: the only ones an attack can take."""
-        return self.clean.argmax(1) == self.held_out.truth
+    def scene(self) -> Int[Tensor, " cases"]:
+        """The row of each case's scene."""
+        return self.held_out.scene[self.view.cpu()]
 
-    def success(self, objective: Objective, what: str) -> Bool[Tensor, " n"]:
-        return objective.success(self.attacked[what], self.held_out.truth)
+    def success(self, what: str) -> Bool[Tensor, " cases"]:
+        return self.objective.success(self.attacked[what], self.held_out.truth)
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class Evaluation:
 
 
 def evaluate(
-    target: Classifier,
+    target: Target,
     scenes: Scenes,
     artwork: Artwork | None,
     *,
@@ -73,32 +89,47 @@ def evaluate(
     worlds: all named ones by default.
     UserError: some scenes are of the goal's class.
     """
-    objective = Margin(parse_goal(goal, target.classes))
-    check_goal(objective.goal, truth_of(scenes, target.classes))
+    objective = objective_of(target, goal_of(target, goal))
+    check_question(target, scenes, objective.goal)
     worlds = world_names() if worlds is None else worlds
     seed = derive(seed, "judge")
     with frozen(target.module):
         report(f"{world.name}: clean" + (", artwork, controls" if artwork is not None else ""))
         held_out = HeldOut(target, scenes, world, views, seed, threat)
-        verdict = _judge(held_out, artwork, controls=True)
+        verdict = _judge(held_out, objective, artwork, controls=True)
         elsewhere = {}
         for name in [*worlds, PROMISE] if artwork is not None else []:
             report(f"world {name}")
             there = load_world(name)
             same = there.hash == world.hash
-            elsewhere[name] = verdict if same else _judge(replace(held_out, world=there), artwork, controls=False)
-        still = _judge(replace(held_out, world=DIGITAL, views=1), None, controls=False)
-    metrics = _metrics(verdict, elsewhere, objective, seed) | {"risk": _risk(verdict, still, seed)}
+            other = replace(_wearing(held_out), world=there)
+            elsewhere[name] = verdict if same else _judge(other, objective, artwork, controls=False)
+        still = _judge(replace(held_out, world=DIGITAL, views=1), objective, None, controls=False)
+    metrics = _metrics(verdict, elsewhere, seed)
+    if isinstance(target, Detector):
+        metrics |= {"detection": _detection(verdict, still, seed)}
+    else:
+        metrics |= {"risk": _risk(verdict, still, seed)}
     return Evaluation(metrics | {"world": {"name": world.name, "hash": world.hash}}, verdict)
 
 
-def _judge(held_out: HeldOut, artwork: Artwork | None, *, controls: bool) -> Verdict:
+def _wearing(held_out: HeldOut) -> HeldOut:
+    """Without the photographs in which nothing carries the artwork."""
+    wearing = held_out.scenes.wearing.cpu()
+    if bool(wearing.all()):
+        return held_out
+    rows = wearing.nonzero()[:, 0]
+    threat = held_out.threat and held_out.threat.take(rows)
+    return replace(held_out, scenes=held_out.scenes.take(rows), threat=threat)
+
+
+def _judge(held_out: HeldOut, objective: Objective, artwork: Artwork | None, *, controls: bool) -> Verdict:
     worn: dict[str, Artwork] = {} if artwork is None else {"artwork": artwork}
     if artwork is not None and controls:
         worn |= {name: _plain(artwork, value) for name, value in PLAIN.items()}
         worn |= {"random": _random(artwork, held_out)}
     clean, *attacked = held_out.answers(None, *worn.values())
-    return Verdict(held_out, clean, dict(zip(worn, attacked, strict=True)))
+    return Verdict(held_out, objective, clean, dict(zip(worn, attacked, strict=True)))
 
 
 def _plain(artwork: Artwork, value: float) -> Artwork:
@@ -116,26 +147,25 @@ def _random(artwork: Artwork, held_out: HeldOut) -> Artwork:
     return replace(worn, rgb=interpolate(colours, (height, width), mode="nearest")[which])
 
 
-def _metrics(verdict: Verdict, elsewhere: dict[str, Verdict], objective: Objective, seed: int) -> dict[str, Any]:
-    truth = verdict.held_out.truth
+def _metrics(verdict: Verdict, elsewhere: dict[str, Verdict], seed: int) -> dict[str, Any]:
     everywhere = torch.ones_like(verdict.correct)
-    clean_reached = objective.success(verdict.clean, truth)
+    clean_reached = verdict.objective.success(verdict.clean, verdict.held_out.truth)
     metrics: dict[str, Any] = {
         "accuracy": _rate(verdict, verdict.correct, everywhere, seed).to_json(),
         "clean": _rate(verdict, clean_reached, everywhere, seed).to_json(),
     }
     if not verdict.attacked:
         return metrics
-    metrics["attacked"] = _asr(verdict, objective, "artwork", seed)
-    metrics["controls"] = {what: _asr(verdict, objective, what, seed) for what in (*PLAIN, "random")}
-    rates = {name: _asr(other, objective, "artwork", seed) for name, other in elsewhere.items()}
+    metrics["attacked"] = _asr(verdict, "artwork", seed)
+    metrics["controls"] = {what: _asr(verdict, what, seed) for what in (*PLAIN, "random")}
+    rates = {name: _asr(other, "artwork", seed) for name, other in elsewhere.items()}
     metrics["promise"] = rates.pop(PROMISE)
     metrics["worlds"] = rates
     known = {name: rate for name, rate in rates.items() if rate["rate"] is not None}
     if known:
         worst = min(known, key=lambda name: known[name]["rate"])
         metrics["worst_world"] = {"world": worst} | known[worst]
-    return metrics | {"cells": _cells(verdict, objective, seed)}
+    return metrics | {"cells": _cells(verdict, seed)}
 
 
 def _risk(verdict: Verdict, still: Verdict, seed: int) -> dict[str, Any]:
@@ -152,29 +182,43 @@ def _wrong(verdict: Verdict, logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]
     return Margin(goal).success(logits, verdict.held_out.truth)
 
 
-def _asr(verdict: Verdict, objective: Objective, what: str, seed: int) -> dict[str, Any]:
-    """Attack success among the views that are answered correctly without the artwork; beside it, among all views."""
-    won = verdict.success(objective, what)
+def _detection(verdict: Verdict, still: Verdict, seed: int) -> dict[str, Any]:
+    """AP50, precision, recall and false boxes: in the views, and (`file`) of the photographs as they are."""
+    target, scenes = verdict.held_out.target, verdict.held_out.scenes
+    known = {int(row) for row in labels_of(target, scenes)} - {UNKNOWN}
+    names = {row: target.classes[row] for row in sorted(known)}
+
+    def told(of: Verdict) -> dict[str, Any]:
+        groups = [scenes.groups[row] for row in of.held_out.scene.tolist()]
+        how: dict[str, Any] = {"names": names, "threshold": target.threshold, "groups": groups}
+        return summary({"clean": of.clean} | of.attacked, of.held_out.truth, **how, seed=derive(seed, "ap"))
+
+    return told(verdict) | {"file": told(still)}
+
+
+def _asr(verdict: Verdict, what: str, seed: int) -> dict[str, Any]:
+    """Attack success among the cases that are answered correctly without the artwork; beside it, among all."""
+    won = verdict.success(what)
     beside = _rate(verdict, won, torch.ones_like(won), seed).to_json()
     return _rate(verdict, won, verdict.correct, seed).to_json() | {"unconditional": beside}
 
 
-def _rate(verdict: Verdict, won: Bool[Tensor, " n"], among: Bool[Tensor, " n"], seed: int) -> Rate:
+def _rate(verdict: Verdict, won: Bool[Tensor, " cases"], among: Bool[Tensor, " cases"], seed: int) -> Rate:
     """Wilson for staged views, which are independent; a cluster bootstrap over signs for photographs, which are not."""
     scenes = verdict.held_out.scenes
     if scenes.staged and len(set(scenes.groups)) == 1:
         return wilson(int(won[among].sum()), int(among.sum()))
-    groups = [scenes.groups[row] for row in verdict.held_out.scene[among.cpu()].tolist()]
+    groups = [scenes.groups[row] for row in verdict.scene[among.cpu()].tolist()]
     return cluster_rate(won[among].cpu(), groups, seed=derive(seed, "bootstrap"))
 
 
-def _cells(verdict: Verdict, objective: Objective, seed: int) -> list[dict[str, Any]]:
+def _cells(verdict: Verdict, seed: int) -> list[dict[str, Any]]:
     """Success per distance (staged) or size of the sign in the photograph (px), and per yaw."""
-    far, yaw = poses(verdict.held_out)
+    far, yaw = poses(verdict)
     staged = verdict.held_out.scenes.staged
     edges = DISTANCES_M if staged else SIZES_PX
     row, column = _bin(far, edges), _bin(yaw.abs(), YAWS_DEG)
-    won, cells = verdict.success(objective, "artwork"), []
+    won, cells = verdict.success("artwork"), []
     for r in range(len(edges) - 1):
         for c in range(len(YAWS_DEG) - 1):
             among = verdict.correct.cpu() & (row == r) & (column == c)
@@ -185,16 +229,27 @@ def _cells(verdict: Verdict, objective: Objective, seed: int) -> list[dict[str, 
     return cells
 
 
-def poses(held_out: HeldOut) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Distance in m (staged) or width of the sign in px of its photograph, and yaw in degrees, of every view."""
-    views, scenes = held_out.draws(), held_out.scenes
-    view: type[Pinhole] | type[Relative] = Pinhole if scenes.staged else Relative
+def poses(verdict: Verdict) -> tuple[Float[Tensor, " cases"], Float[Tensor, " cases"]]:
+    """Distance in m (staged) or width of the sign in px of its photograph, and yaw in degrees, of every case."""
+    held_out, views = verdict.held_out, verdict.held_out.draws()
+    at = verdict.view.cpu()
+    view: type[Pinhole] | type[Relative] = Pinhole if held_out.scenes.staged else Relative
     order = torch.cat(views.rows).argsort()
     params = [part.of(part.stages.get(view)) for part in views.draws]
-    yaw = torch.cat([one["yaw_deg"] for one in params])[order]
-    if scenes.staged:
-        return torch.cat([one["distance_m"] for one in params])[order], yaw
-    return sign_px(scenes).cpu()[held_out.scene], yaw
+    yaw = torch.cat([one["yaw_deg"] for one in params])[order][at]
+    if held_out.scenes.staged:
+        return torch.cat([one["distance_m"] for one in params])[order][at], yaw
+    return _widths_px(verdict), yaw
+
+
+def _widths_px(verdict: Verdict) -> Float[Tensor, " cases"]:
+    """In px of the original photographs."""
+    held_out, objective = verdict.held_out, verdict.objective
+    if not isinstance(held_out.truth, Seen) or not isinstance(objective, Detection):
+        return sign_px(held_out.scenes).cpu()[verdict.scene]
+    box = objective.cases(held_out.truth).box
+    canvas_px = held_out.scenes.images.shape[-1] / held_out.target.frame.size_px
+    return (box[:, 2:] - box[:, :2]).amax(1).cpu() * canvas_px / held_out.scenes.native_px.cpu()[verdict.scene]
 
 
 def _bin(values: Float[Tensor, " n"], edges: tuple[float, ...]) -> Int[Tensor, " n"]:
@@ -205,9 +260,12 @@ def _span(edges: tuple[float, ...], row: int) -> list[float | None]:
     return [edges[row], None if edges[row + 1] == float("inf") else edges[row + 1]]
 
 
-def accuracy(target: Classifier, scenes: Scenes, world: World, *, seed: int, views: int | None = None) -> Rate:
+def accuracy(target: Target, scenes: Scenes, world: World, *, seed: int, views: int | None = None) -> Rate:
     """The share of clean views answered correctly: one view of each photograph, 20 of each staged face."""
     views = views or (20 if scenes.staged else 1)
+    objective = objective_of(target, goal_of(target, "untargeted"))
     with frozen(target.module):
-        verdict = _judge(HeldOut(target, scenes, world, views, derive(seed, "accuracy")), None, controls=False)
+        verdict = _judge(
+            HeldOut(target, scenes, world, views, derive(seed, "accuracy")), objective, None, controls=False
+        )
     return _rate(verdict, verdict.correct, torch.ones_like(verdict.correct), seed)

@@ -5,35 +5,29 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from physadv.question import Answer, Target, Truth, answer, taken, together_answers, together_truths, truth_in
 from physadv.scenes.base import Scenes
-from physadv.targets.base import Classifier, drawing
-from physadv.targets.spec import align_labels
+from physadv.targets.base import drawing
 from physadv.threats.base import Artwork, Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import Shots, Views, World
 
 CHUNK = 64  # photographs at once: enough to fill two cores, little memory
-
-
-def truth_of(scenes: Scenes, classes: tuple[str, ...]) -> Int[Tensor, " b"]:
-    """The row among a target's classes of each scene's. UserError: one that the scenes show is missing there."""
-    shown, which = scenes.labels.cpu().unique(return_inverse=True)
-    rows = align_labels(tuple(scenes.classes[row] for row in shown.tolist()), classes)
-    return rows[which].to(scenes.labels.device)
+WHOLE_CHUNK = 8  # whole ones, which are much larger
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """n views, `views` of each scene; `scene` is the row of each one's scene, `truth` the target's row of its class.
+    """n views, `views` of each scene; `scene` is the row of each one's scene, `truth` what is to be answered in them.
 
     threat: says where the artwork is in each view; without it, an artwork stays where it is.
     keep: prepared light stays in memory, for views that are asked again and again.
     """
 
-    target: Classifier
+    target: Target
     scenes: Scenes
     world: World
     views: int
@@ -49,8 +43,14 @@ class HeldOut:
         return torch.arange(len(self.scenes)).repeat(self.views)
 
     @cached_property
-    def truth(self) -> Int[Tensor, " n"]:
-        return truth_of(self.scenes, self.target.classes)[self.scene.to(self.scenes.labels.device)]
+    def truth(self) -> Truth:
+        ids = view_ids(self.scene, self.views)
+        chunks = torch.arange(len(self)).split(self._chunk)
+        parts = []
+        for rows in chunks:
+            views = self.world.draw([ids[row] for row in rows.tolist()], seed=self.seed)
+            parts.append(truth_in(self.target, self.scenes.take(self.scene[rows]), views, world=self.world))
+        return together_truths(parts, [len(rows) for rows in chunks])
 
     def draws(self) -> Views:
         """What was drawn for all n views, in order."""
@@ -62,17 +62,41 @@ class HeldOut:
             yield shots.photograph(self._on(artwork, rows, place))
 
     @torch.no_grad()
-    def answers(self, *artworks: Artwork | None) -> list[Float[Tensor, "n c"]]:
-        """The target's logits with each of the artworks, all in the same light (and with the same random defence)."""
-        chunks = [
-            [self._answer(shots.photograph(self._on(artwork, rows, place)), int(rows[0])) for artwork in artworks]
-            for rows, place, shots in self._shots()
-        ]
-        return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    def answers(self, *artworks: Artwork | None) -> list[Answer]:
+        """What the target says with each of the artworks, all in the same light (and with the same random defence)."""
+        order, chunks = [], []
+        for rows, place, shots in self._shots():
+            order.append(rows)
+            bare = self._answer(shots.photograph(None), int(rows[0])) if None in artworks else None
+            alike = bare is not None and not bool(self._wearing[rows].any())  # nothing carries any of them
+            chunks.append(
+                [
+                    bare
+                    if bare is not None and (artwork is None or alike)
+                    else self._answer(shots.photograph(self._on(artwork, rows, place)), int(rows[0]))
+                    for artwork in artworks
+                ]
+            )
+        back = torch.cat(order).argsort()
+        return [taken(together_answers(parts), back) for parts in zip(*chunks, strict=True)]
 
-    def _answer(self, photographs: Float[Tensor, "m 3 h w"], first: int) -> Float[Tensor, "m c"]:
+    @cached_property
+    def _wearing(self) -> Bool[Tensor, " n"]:
+        return self.scenes.wearing.cpu()[self.scene]
+
+    @cached_property
+    def _chunks(self) -> list[Int[Tensor, " m"]]:
+        """Rows of the views that are looked at together: first all in which something carries the artwork."""
+        parts = [self._wearing.nonzero()[:, 0], (~self._wearing).nonzero()[:, 0]]
+        return [chunk for part in parts if len(part) for chunk in part.split(self._chunk)]
+
+    @property
+    def _chunk(self) -> int:
+        return WHOLE_CHUNK if self.target.frame.whole else CHUNK
+
+    def _answer(self, photographs: Float[Tensor, "m 3 h w"], first: int) -> Answer:
         with drawing(self.target.module, derive(self.seed, "defence", first)):
-            return self.target(photographs)
+            return answer(self.target, photographs)
 
     def _on(self, artwork: Artwork | None, rows: Int[Tensor, " m"], place: Float[Tensor, "m 2"]) -> Artwork | None:
         """The artwork of each view: one for all, one per scene, or one per view."""
@@ -91,13 +115,13 @@ class HeldOut:
 
     def _prepared(self) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
         ids = view_ids(self.scene, self.views)
-        for rows in torch.arange(len(self)).split(CHUNK):
+        for rows in self._chunks:
             views = self.world.draw([ids[row] for row in rows.tolist()], seed=self.seed)
             scenes = self.scenes.take(self.scene[rows])
             yield rows, views.place(), self.world.prepare(scenes, views, frame=self.target.frame)
 
 
-def varies(target: Classifier, scenes: Scenes, world: World, threat: Threat) -> bool:
+def varies(target: Target, scenes: Scenes, world: World, threat: Threat) -> bool:
     """Whether two views of one scene can differ: by the world, the background, the artwork's place or the defence."""
     return world.random or scenes.staged or threat.roams or target.randomised
 

@@ -12,22 +12,23 @@ from torch import Tensor
 
 from physadv.errors import UserError
 from physadv.files import sha256
-from physadv.heldout import HeldOut, truth_of, varies, view_ids
-from physadv.objectives import Expectation, Objective, check_goal, make_objective, parse_expectation, parse_goal
+from physadv.heldout import HeldOut, varies, view_ids
+from physadv.objectives import Expectation, Objective, parse_expectation
 from physadv.objectives.printability import non_printability, printable_palette, total_variation
 from physadv.optimisers import OPTIMISERS, Optimiser, make_optimiser
 from physadv.optimisers.base import Landscape
+from physadv.question import Target, Truth, check_question, goal_of, labels_of, objective_of, truth_in
 from physadv.scenes.base import Scenes
 from physadv.scenes.canvas import spread
 from physadv.settings import Settings
-from physadv.targets.base import Classifier, drawing
+from physadv.targets.base import drawing
 from physadv.threats.base import Ball, Theta, Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import Shots, World
 
 _CHOOSE = 8  # held-out views of each scene at least, where every scene chooses its own θ
 
-_Views = tuple[Int[Tensor, " n"], Float[Tensor, "n 4"], Shots]
+_Views = tuple[Int[Tensor, " n"], Float[Tensor, "n 4"], Shots, Truth]
 Photographed = Callable[[Float[Tensor, "n 3 h w"], Shots, Int[Tensor, " n"]], Float[Tensor, " n"]]
 
 
@@ -35,7 +36,7 @@ Photographed = Callable[[Float[Tensor, "n 3 h w"], Shots, Int[Tensor, " n"]], Fl
 class Problem:
     """min over θ of the expected loss. separate: one artwork per scene, each judged on its own views."""
 
-    target: Classifier
+    target: Target
     scenes: Scenes
     threat: Threat
     world: World
@@ -44,7 +45,6 @@ class Problem:
     objective: Objective
     expectation: Expectation
     optimiser: Optimiser
-    truth: Int[Tensor, " b"]
     separate: bool
     held_out: HeldOut
     _kept: list[tuple[Any, _Views]] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -59,15 +59,15 @@ class Problem:
         extra: what every photograph costs beside its loss.
         """
         settings = self.settings
-        rows, places, shots = self._shots(0 if settings.common else done, resting)
+        rows, places, shots, truth = self._shots(0 if settings.common else done, resting)
 
         def loss(theta: Theta) -> Float[Tensor, " a"]:
             artwork = self.threat.artwork(theta)
             worn = (artwork.take(rows) if self.separate else artwork).at(places)
             photographs = shots.photograph(worn)
             with drawing(self.target.module, derive(self.seed, "defence", done)):
-                logits = self.target(photographs)
-            losses = self.objective.loss(logits, self.truth[rows])
+                answers = self.target(photographs)
+            losses = self.objective.loss(answers, truth)
             losses = losses if extra is None else losses + extra(photographs, shots, rows)
             return self._expected(losses, rows, len(theta)) + self._unprintable(theta)
 
@@ -88,9 +88,11 @@ class Problem:
             return self._kept[0][1]
         views = self.world.draw(ids, seed=derive(self.seed, "attack"), paired=self.settings.antithetic)
         places = self.threat.places(views.place(), self.scenes, rows)
-        shots = self.world.prepare(self.scenes.take(rows), views, frame=self.target.frame)
-        self._kept[:] = [(key, (rows, places, shots))]
-        return rows, places, shots
+        scenes = self.scenes.take(rows)
+        shots = self.world.prepare(scenes, views, frame=self.target.frame)
+        prepared = rows, places, shots, truth_in(self.target, scenes, views, world=self.world)
+        self._kept[:] = [(key, prepared)]
+        return prepared
 
     @cached_property
     def varies(self) -> bool:
@@ -101,8 +103,8 @@ class Problem:
         return (int((~resting).sum()) if self.separate else self.settings.batch) * self.settings.views
 
     def _expected(self, losses: Float[Tensor, " n"], rows: Int[Tensor, " n"], artworks: int) -> Float[Tensor, " a"]:
-        if not self.separate:
-            return self.expectation(losses[None])
+        if not self.separate:  # a step that sees no sign pulls nowhere
+            return self.expectation(losses[None]) if len(losses) else losses.new_zeros(1)
         of_scene = self.expectation(losses.unflatten(0, (self.settings.views, -1)).mT)
         which = rows[: len(of_scene)].to(losses.device)
         return losses.new_zeros(artworks).index_put((which,), of_scene)
@@ -144,9 +146,9 @@ class Problem:
         rounded: to 8 bits, as a PNG will hold it.
         """
         artwork = self.threat.artwork(theta)
-        (logits,) = self.held_out.answers(artwork.quantised() if rounded else artwork)
-        won = self.objective.success(logits, self.held_out.truth)
-        losses = self.objective.loss(logits, self.held_out.truth)
+        (answers,) = self.held_out.answers(artwork.quantised() if rounded else artwork)
+        won = self.objective.success(answers, self.held_out.truth)
+        losses = self.objective.loss(answers, self.held_out.truth)
         if self.separate:
             return won.unflatten(0, (self.held_out.views, -1)), losses.unflatten(0, (self.held_out.views, -1))
         return won[:, None], losses[:, None]
@@ -158,7 +160,7 @@ class Problem:
         within = self.threat.artwork(self.threat.init(self.scenes, generator=generator, per_scene=self.separate))
         scenes, faces = self.scenes, self.scenes.faces
         tensors = [within.rgb, within.alpha, within.place_mm, scenes.images, scenes.surface, scenes.gain, scenes.bias]
-        tensors += [self.truth, faces.images, faces.size_mm]
+        tensors += [labels_of(self.target, scenes), faces.images, faces.size_mm]
         tensors += [] if scenes.backgrounds is None else [scenes.backgrounds]
         said: list[Any] = [
             asdict(self.settings),
@@ -174,21 +176,30 @@ class Problem:
 
 
 def make_problem(
-    target: Classifier, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int
+    target: Target, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int
 ) -> Problem:
-    """UserError: a world that only judges, a goal that is there already, a search that needs gradients of scores."""
+    """Photographs without a sign that carries the artwork take no part.
+
+    UserError: a world that only judges, a goal that is there already, a search that needs gradients of scores.
+    """
     if world.reserved:
         raise UserError(
             f"The world {world.name!r} only judges: an attack that optimises in it would spoil the promise; choose "
             "another --world."
         )
-    goal = parse_goal(settings.goal, target.classes)
-    truth = truth_of(scenes, target.classes)
-    check_goal(goal, truth)
+    goal = goal_of(target, settings.goal)
+    check_question(target, scenes, goal)
+    if not bool(scenes.wearing.all()):
+        rows = scenes.wearing.nonzero()[:, 0].cpu()
+        scenes, threat = scenes.take(rows), threat.take(rows)
     optimiser = _optimiser(settings, threat.ball)
     if optimiser.gradients and not target.differentiable:
         raise UserError(f"{target.name} gives scores and no gradients: use --optimiser random-search, spsa or nes.")
     separate = settings.per_scene or threat.per_image
+    if separate and target.frame.whole:
+        raise UserError(
+            "A detector is attacked by one printed artwork for all photographs: leave linf, l2 and --attack out."
+        )
     return Problem(
         target=target,
         scenes=scenes,
@@ -196,10 +207,9 @@ def make_problem(
         world=world,
         settings=settings,
         seed=seed,
-        objective=make_objective(settings.objective, goal, kappa=settings.kappa),
+        objective=objective_of(target, goal, name=settings.objective, kappa=settings.kappa),
         expectation=parse_expectation(settings.expectation),
         optimiser=optimiser,
-        truth=truth,
         separate=separate,
         held_out=_held_out(target, scenes, threat, world, settings.held_out, seed, separate=separate),
     )
@@ -215,7 +225,7 @@ def _optimiser(settings: Settings, ball: Ball | None) -> Optimiser:
 
 
 def _held_out(
-    target: Classifier, scenes: Scenes, threat: Threat, world: World, photographs: int, seed: int, *, separate: bool
+    target: Target, scenes: Scenes, threat: Threat, world: World, photographs: int, seed: int, *, separate: bool
 ) -> HeldOut:
     """Fixed views that choose the best θ: of as many scenes as there are photographs, tracks taking turns."""
     seed = derive(seed, "held-out")
@@ -224,7 +234,7 @@ def _held_out(
         return HeldOut(target, scenes, world, views, seed, threat, keep=True)
     rows = torch.tensor(spread(scenes.groups, photographs))
     views = max(1, photographs // len(rows))
-    return HeldOut(target, scenes.take(rows), world, views, seed, threat.take(rows), keep=True)
+    return HeldOut(target, scenes.take(rows), world, views, seed, threat.take(rows), keep=not target.frame.whole)
 
 
 def _order(scenes: int, seed: int, round_: int) -> Int[Tensor, " scenes"]:

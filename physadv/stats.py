@@ -37,10 +37,10 @@ def wilson(k: int, n: int) -> Rate:
     """k of n independent trials, with Wilson's interval (Wilson 1927, JASA 22)."""
     if n == 0:
         return Rate(k, n, None, None)
-    return Rate(k, n, *_wilson_interval(k / n, n))
+    return Rate(k, n, *wilson_interval(k / n, n))
 
 
-def _wilson_interval(p: float, n: float) -> tuple[float, float]:
+def wilson_interval(p: float, n: float) -> tuple[float, float]:
     """(p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n), for any real n > 0."""
     half = Z * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     lo, hi = ((p + Z**2 / (2 * n) + side * half) / (1 + Z**2 / n) for side in (-1, 1))
@@ -70,7 +70,7 @@ def cluster_rate(
     n_g = np.bincount(group).astype(float)
     k_g = np.bincount(group, weights=ok)
     boot = bootstrap_interval(k_g, n_g, seed, resamples)
-    wide = _wilson_interval(k / n, _effective_views(k_g, n_g))
+    wide = wilson_interval(k / n, effective_views(k_g, n_g))
     return Rate(k, n, min(boot[0], wide[0]), max(boot[1], wide[1]))
 
 
@@ -83,7 +83,7 @@ def bootstrap_interval(
     return float(lo), float(hi)
 
 
-def _effective_views(k_g: Float[np.ndarray, " g"], n_g: Float[np.ndarray, " g"]) -> float:
+def effective_views(k_g: Float[np.ndarray, " g"], n_g: Float[np.ndarray, " g"]) -> float:
     """How many independent views the groups are worth: p(1−p)/v · (z/t)² (Korn and Graubard 1998).
 
     v is the variance of the rate between groups, t Student's quantile with one degree of freedom less than there are

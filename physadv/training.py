@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from physadv.errors import UserError
-from physadv.heldout import truth_of
+from physadv.question import truth_of
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier, Frame
 from physadv.targets.models import build
@@ -43,6 +43,7 @@ class Progress:
     loss: float
     accuracy: float
     seconds_left: float
+    measure: str = "accuracy"
 
 
 def train(

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from physadv.attacks import Settings, attack
 from physadv.errors import UserError
-from physadv.evaluation import accuracy, evaluate, poses
-from physadv.heldout import HeldOut, truth_of, view_ids
+from physadv.evaluation import Verdict, accuracy, evaluate, poses
+from physadv.heldout import HeldOut, view_ids
+from physadv.objectives import Margin, parse_goal
+from physadv.question import truth_of
 from physadv.scenes import Scenes, load_scenes
 from physadv.stats import wilson
 from physadv.targets import Classifier, Frame
@@ -292,7 +294,9 @@ def test_poses_are_those_of_the_photographs():
     """Each view's distance is the distance it was photographed from, also in a mixture of worlds."""
     near_and_far = World("mixed", load_world("drive-by").components + load_world("parking-lot").components)
     views = HeldOut(fake_classifier(classes=CLASSES), signs("staged:stop,yield"), near_and_far, 6, seed=1)
-    far, _ = poses(views)
+    objective = Margin(parse_goal("untargeted", CLASSES))
+    nothing = torch.zeros(len(views), len(CLASSES))
+    far, _ = poses(Verdict(views, objective, nothing, {}))
     alone = [near_and_far.draw([view], seed=1).draws[0] for view in view_ids(views.scene, views.views)]
     pinholes = [next(t for t in draw.stages.view if type(t).__name__ == "Pinhole") for draw in alone]
     wanted = [draw.of(pinhole)["distance_m"].item() for draw, pinhole in zip(alone, pinholes, strict=True)]

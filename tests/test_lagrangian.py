@@ -16,7 +16,8 @@ from physadv.attacks import attack_each
 from physadv.errors import UserError
 from physadv.files import png_bytes
 from physadv.framed import framed
-from physadv.heldout import HeldOut, truth_of
+from physadv.heldout import HeldOut
+from physadv.question import truth_of
 from physadv.lagrangian import Closest, closest
 from physadv.objectives import Margin, parse_goal
 from physadv.objectives.distance import lab_change, make_distance

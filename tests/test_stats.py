@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from physadv.stats import Rate, _effective_views, cluster_rate, format_rate, student, wilson
+from physadv.stats import Rate, cluster_rate, effective_views, format_rate, student, wilson
 
 
 def test_wilson_agrees_with_published_values() -> None:
@@ -94,10 +94,10 @@ def test_equal_groups_that_answer_as_one_are_widest_and_singletons_are_wilson() 
 
 def test_effective_views_lie_between_the_groups_and_the_views() -> None:
     ten = np.full(10, 20.0)
-    assert _effective_views(np.repeat([20.0, 0.0], 5), ten) == 10
-    assert _effective_views(np.repeat([10.0, 10.2], 5), ten) == 200
-    assert 10 < _effective_views(np.repeat([4.0, 16.0], 5), ten) < 30
-    assert _effective_views(np.array([90.0, 10.0]), np.array([90.0, 10.0])) == pytest.approx(100**2 / (90**2 + 10**2))
+    assert effective_views(np.repeat([20.0, 0.0], 5), ten) == 10
+    assert effective_views(np.repeat([10.0, 10.2], 5), ten) == 200
+    assert 10 < effective_views(np.repeat([4.0, 16.0], 5), ten) < 30
+    assert effective_views(np.array([90.0, 10.0]), np.array([90.0, 10.0])) == pytest.approx(100**2 / (90**2 + 10**2))
 
 
 def test_lengths_must_agree() -> None:

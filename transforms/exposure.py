@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Frame
@@ -22,33 +21,35 @@ from physadv.transforms import light
 from physadv.transforms.base import Colour, Field, Optics
 from physadv.transforms.camera import Jpeg, Noise, Tone
 from physadv.transforms.colour import to_linear, to_srgb
+from physadv.transforms.geometry import Geometry, geometry
 from physadv.transforms.mount import Bend, Placement
 from physadv.transforms.optics import blur_matrices, separable
-from physadv.transforms.print import Ink, monomials
+from physadv.transforms.paste import Signs, paste
+from physadv.transforms.print import Ink
 from physadv.transforms.stages import Draw
-from physadv.transforms.view import Backdrop, Box, Pinhole, Relative
-from physadv.transforms.warp import Homography, crop_of, level_for, pixel_grid, project, pyramid, sample_pyramid
+from physadv.transforms.view import Backdrop, Relative
+from physadv.transforms.warp import Homography, level_for, pixel_grid, project, pyramid, sample_pyramid
 
 _SHARP = 0.8  # photographs are sampled a little finer than one texel per px: they are blurred enough
-_LEVELS = 4  # an artwork more than 16 times finer than the frame is not resolved by any view
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What n views do to any artwork."""
+    """What n views, with m signs in them, do to any artwork."""
 
     draw: Draw
     base: Float[Tensor, "n 3 h w"]
     veil: Float[Tensor, "n 3 h w"]
     shade: Float[Tensor, "n 1 h w"]
     light: Float[Tensor, "n 3 3"]  # light and camera alone, for artwork that is no print
-    colour: Float[Tensor, "n 3 11"]  # printer, the scene's own light, light and camera
-    to_px: Homography  # surface mm -> frame px
-    warp: Homography  # photograph px -> frame px
+    colour: Float[Tensor, "m 3 11"]  # printer, the sign's own light, light and camera
+    at: Geometry
     level: Int[Tensor, " n"]  # of the pyramid that the photograph is sampled from
-    px_per_mm: Float[Tensor, " n"]
-    sensor_px: Float[Tensor, " n"]  # frame px per sensor px
     spread_px: Float[Tensor, "n 4"]  # blur, frame px
+    of: Int[Tensor, " m"]  # the view that each sign is in
+    worn: Int[Tensor, " k"] | None  # the signs that carry the artwork; None: sign i is in view i and carries it
+    outside: Float[Tensor, "n 1 h w"] | None  # the share of each px that is no photograph but padding
+    pad: float  # of that sRGB value
 
     def __len__(self) -> int:
         return len(self.base)
@@ -58,12 +59,12 @@ class Exposure:
 def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
     """Views 0..n−1 of scenes 0..n−1, without any artwork."""
     draw = (draw if scenes.staged else draw.on_photographs()).to(scenes.images.device)
-    to_px, warp, sensor_px = (_staged_view if scenes.staged else _relative_view)(scenes, draw, frame)
-    level = level_for(_SHARP * scenes.native_px * draw.of(draw.stages.get(Relative))["zoom"] / sensor_px)
+    at = geometry(scenes, draw, frame=frame)
+    level = level_for(_SHARP * scenes.native_px * draw.of(draw.stages.get(Relative))["zoom"] / at.sensor_px)
     if scenes.staged:
-        scene = _staged(scenes, draw, frame, warp, sensor_px)
+        scene = _staged(scenes, draw, frame, at)
     else:
-        scene = _photograph(scenes.images, warp, level, frame.size_px)
+        scene = _photograph(scenes.images, at.warp, level, frame.size_px)
     lit, offset = _colours(draw, ("light",))
     shade, glow = _fields(draw, frame.size_px)
     camera, veil = _colours(draw, ("camera",))
@@ -77,49 +78,34 @@ def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
         shade=shade,
         light=matrix,
         colour=_printed(draw, scenes, matrix),
-        to_px=to_px,
-        warp=warp,
+        at=at,
         level=level,
-        px_per_mm=frame.size_px / (1 + 2 * frame.context) / scenes.faces.size_mm[scenes.face].amax(1),
-        sensor_px=sensor_px,
-        spread_px=_spread(draw, sensor_px, staged=scenes.staged),
+        spread_px=_spread(draw, at.sensor_px, staged=scenes.staged),
+        of=scenes.of,
+        worn=_worn(scenes),
+        outside=None if scenes.extent_px is None else _outside(scenes.extent_px, at.warp, frame.size_px),
+        pad=frame.pad,
     )
+
+
+def _worn(scenes: Scenes) -> Int[Tensor, " k"] | None:
+    if scenes.photograph is None and scenes.worn is None:
+        return None
+    return torch.arange(len(scenes.face)) if scenes.worn is None else scenes.worn.nonzero()[:, 0]
 
 
 def expose(exposure: Exposure, artwork: Artwork | None) -> Float[Tensor, "n 3 h w"]:
     """The photographs, differentiable in the artwork; without an artwork, the clean ones."""
     linear = exposure.base + exposure.veil
     if artwork is not None:
-        linear = (_paste if artwork.printed else _replace)(linear, exposure, artwork)
+        if artwork.printed:
+            linear = paste(linear, _signs(exposure, artwork), exposure.base, exposure.shade)
+        else:
+            linear = _replace(linear, exposure, artwork)
     if bool((exposure.spread_px > 0).any()):
         linear = separable(linear, *blur_matrices(exposure.spread_px, *linear.shape[-2:]))
-    return _record(linear, exposure)
-
-
-def _staged_view(scenes: Scenes, draw: Draw, frame: Frame) -> tuple[Homography, Homography, Float[Tensor, " n"]]:
-    """Surface mm -> frame px, the same again (the scene is the surface), frame px per sensor px."""
-    pinhole = draw.stages.get(Pinhole)
-    to_sensor = pinhole.homography(draw.of(pinhole), scenes.faces.size_mm[scenes.face])
-    crop, side = _crop(scenes, draw, frame, to_sensor)
-    return crop @ to_sensor, crop @ to_sensor, frame.size_px / side
-
-
-def _relative_view(scenes: Scenes, draw: Draw, frame: Frame) -> tuple[Homography, Homography, Float[Tensor, " n"]]:
-    """Surface mm -> frame px, photograph px -> frame px, frame px per px of the original photograph."""
-    relative = draw.stages.get(Relative)
-    outline = project(scenes.surface, scenes.faces.outline_mm[scenes.face])
-    low, high = outline.amin(1), outline.amax(1)
-    params = draw.of(relative)
-    moved = relative.homography(params, (low + high) / 2, (high - low).amax(1))
-    crop, side = _crop(scenes, draw, frame, moved @ scenes.surface)
-    warp = crop @ moved
-    return warp @ scenes.surface, warp, frame.size_px / side * scenes.native_px * params["zoom"]
-
-
-def _crop(scenes: Scenes, draw: Draw, frame: Frame, to_px: Homography) -> tuple[Homography, Float[Tensor, " n"]]:
-    outline = project(to_px, scenes.faces.outline_mm[scenes.face])
-    jitter = draw.of(draw.stages.get(Box))["jitter"]
-    return crop_of(outline, size_px=frame.size_px, context=frame.context, jitter=jitter)
+    images = _record(linear, exposure)
+    return images if exposure.outside is None else torch.lerp(images, images.new_tensor(exposure.pad), exposure.outside)
 
 
 def _pull(warp: Homography, size_px: int) -> Float[Tensor, "n hw 2"]:
@@ -128,13 +114,18 @@ def _pull(warp: Homography, size_px: int) -> Float[Tensor, "n hw 2"]:
     return project(warp.inverse(), points.expand(len(warp), -1, 2))
 
 
-def _staged(
-    scenes: Scenes, draw: Draw, frame: Frame, warp: Homography, sensor_px: Float[Tensor, " n"]
-) -> Float[Tensor, "n 3 h w"]:
+def _outside(extent_px: Float[Tensor, "n 2"], warp: Homography, size_px: int) -> Float[Tensor, "n 1 h w"]:
+    """1 where a frame px shows nothing of the photograph, its edge one px soft."""
+    points = _pull(warp, size_px)
+    depth = torch.minimum(points, extent_px[:, None] - points).amin(2)
+    return (0.5 - depth).clamp(0, 1).reshape(-1, 1, size_px, size_px)
+
+
+def _staged(scenes: Scenes, draw: Draw, frame: Frame, at: Geometry) -> Float[Tensor, "n 3 h w"]:
     """The sign over its backdrop, linear light."""
     size_mm = scenes.faces.size_mm[scenes.face]
-    texels = scenes.faces.images.shape[-1] * (1 + 2 * frame.context) / frame.size_px * sensor_px.clamp(min=1)
-    points = _pull(warp, frame.size_px) / size_mm[:, None]
+    texels = scenes.faces.images.shape[-1] / size_mm.amax(1) / at.px_per_mm * at.sensor_px.clamp(min=1)
+    points = _pull(at.warp, frame.size_px) / size_mm[:, None]
     face = sample_pyramid(
         scenes.faces.light, points, level_for(texels), height=frame.size_px, width=frame.size_px, source=scenes.face
     )
@@ -146,8 +137,10 @@ def _backdrop(scenes: Scenes, draw: Draw, frame: Frame) -> Float[Tensor, "n 3 h 
     params = draw.of(draw.stages.get(Backdrop))
     which = (params["which"] * len(scenes.backgrounds)).long().clamp(max=len(scenes.backgrounds) - 1)
     grid = pixel_grid(0, 0, frame.size_px, frame.size_px, device=which.device) / frame.size_px
-    points = params["corner"][:, None] + params["crop"][:, None, None] * grid
-    level = level_for(params["crop"] * scenes.backgrounds.shape[-1] / frame.size_px)
+    crop = torch.ones_like(params["crop"]) if frame.whole else params["crop"]
+    corner = params["corner"] * (crop < 1)[:, None]
+    points = corner[:, None] + crop[:, None, None] * grid
+    level = level_for(crop * scenes.backgrounds.shape[-1] / frame.size_px)
     pictures = pyramid(scenes.backgrounds[which], levels=int(level.max()))
     return to_linear(
         sample_pyramid(pictures, points, level, height=frame.size_px, width=frame.size_px, border="border")
@@ -186,20 +179,22 @@ def _fields(draw: Draw, size_px: int) -> tuple[Float[Tensor, "n 1 h w"], Float[T
 
 def _lamp(draw: Draw, scenes: Scenes) -> Float[Tensor, "n 1 1 1"]:
     """How bright white is in each view: added light (gloss, glare, fog) comes from the same sun as the rest."""
-    gain = draw.of(draw.stages.get(light.Exposure))["gain"]
-    return (gain * scenes.gain.mean(1))[:, None, None, None]
+    gain, own = draw.of(draw.stages.get(light.Exposure))["gain"], scenes.gain.mean(1)
+    if scenes.photograph is not None:  # the mean of its signs; of a photograph without any, as it is
+        own = torch.ones_like(gain).index_reduce(0, scenes.photograph, own, "mean", include_self=False)
+    return (gain * own)[:, None, None, None]
 
 
 def _mix(matrix: Float[Tensor, "n 3 k"], image: Float[Tensor, "n k h w"]) -> Float[Tensor, "n 3 h w"]:
     return torch.bmm(matrix, image.flatten(2)).unflatten(2, image.shape[-2:])
 
 
-def _printed(draw: Draw, scenes: Scenes, matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 11"]:
-    """Monomials -> ink -> the scene's own light -> the world's light and camera."""
-    ink = draw.stages.get(Ink)
-    seen = scenes.gain[:, :, None] * draw.of(ink)["response"]
+def _printed(draw: Draw, scenes: Scenes, matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "m 3 11"]:
+    """Monomials -> ink -> the sign's own light -> the world's light and camera."""
+    ink, of = draw.stages.get(Ink), scenes.of
+    seen = scenes.gain[:, :, None] * draw.of(ink)["response"][of]
     seen[:, :, 0] += scenes.bias
-    return matrix @ seen
+    return matrix[of] @ seen
 
 
 def _spread(draw: Draw, sensor_px: Float[Tensor, " n"], *, staged: bool) -> Float[Tensor, "n 4"]:
@@ -214,82 +209,43 @@ def _spread(draw: Draw, sensor_px: Float[Tensor, " n"], *, staged: bool) -> Floa
     return spread + torch.stack([wider, wider, 0 * wider, 0 * wider], 1)
 
 
-def _paste(linear: Float[Tensor, "n 3 h w"], exposure: Exposure, artwork: Artwork) -> Float[Tensor, "n 3 h w"]:
-    """Replace what the artwork covers, inside the smallest window that holds it in every view."""
-    place = artwork.place_mm.to(linear).expand(len(exposure), 4)
-    to_px = _mounted(exposure, place)
-    height, width = linear.shape[-2:]
-    bend = exposure.draw.stages.get(Bend).share
-    slack = max(0.1, bend + 0.5 / min(artwork.rgb.shape[-2:]))
-    top, left, bottom, right = _window(to_px, place, height, width, slack=slack)
-    if bottom <= top or right <= left:
-        return linear
-    flat = _flatten(exposure, artwork, to_px, place, (top, left, bottom, right))
-    cover = flat[:, :1].detach()
-    window = (..., slice(top, bottom), slice(left, right))
-    change = exposure.shade[window] * _mix(exposure.colour, flat) - cover * exposure.base[window]
-    return linear + pad(change, (left, width - right, top, height - bottom))
+def _signs(exposure: Exposure, artwork: Artwork) -> Signs:
+    """The signs that carry the artwork, and how it hangs on each."""
+    draw, at = exposure.draw, exposure.at
+    of, to_px, colour, px_per_mm = exposure.of, at.to_px, exposure.colour, at.px_per_mm
+    if exposure.worn is not None:
+        of, to_px, colour, px_per_mm = (part[exposure.worn] for part in (of, to_px, colour, px_per_mm))
+        artwork = artwork.take(of)
+    place = artwork.place_mm.to(to_px).expand(len(of), 4)
+    placement, bend = draw.stages.get(Placement), draw.stages.get(Bend)
+    mount, bent = ({name: value[of] for name, value in draw.of(one).items()} for one in (placement, bend))
+    return Signs(
+        artwork=artwork,
+        of=of,
+        to_px=to_px @ placement.homography(mount, (place[:, :2] + place[:, 2:]) / 2),
+        colour=colour,
+        place_mm=place,
+        bend=bend,
+        bent=bent,
+        texels_per_px=artwork.rgb.shape[-1] / (place[:, 2] - place[:, 0]) / px_per_mm * at.sensor_px[of].clamp(min=1),
+        shared=exposure.worn is None,
+    )
 
 
 def _replace(linear: Float[Tensor, "n 3 h w"], exposure: Exposure, artwork: Artwork) -> Float[Tensor, "n 3 h w"]:
     """Another photograph in place of the scene's (norm balls): sampled and lit exactly as the scene's own."""
-    picture = _photograph(artwork.rgb, exposure.warp, exposure.level, linear.shape[-1])
+    picture = _photograph(artwork.rgb, exposure.at.warp, exposure.level, linear.shape[-1])
     return linear + exposure.shade * _mix(exposure.light, picture) - exposure.base
-
-
-def _mounted(exposure: Exposure, place: Float[Tensor, "n 4"]) -> Homography:
-    placement = exposure.draw.stages.get(Placement)
-    centre = (place[:, :2] + place[:, 2:]) / 2
-    return exposure.to_px @ placement.homography(exposure.draw.of(placement), centre)
-
-
-@torch.no_grad()
-def _window(
-    to_px: Homography, place: Float[Tensor, "n 4"], height: int, width: int, *, slack: float
-) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of the box round the artwork in all views; slack: for its bilinear edge and the bend."""
-    corners = torch.stack([place[:, [0, 1]], place[:, [2, 1]], place[:, [2, 3]], place[:, [0, 3]]], 1)
-    seen = project(to_px, corners)
-    margin = 1 + slack * (seen.amax((0, 1)) - seen.amin((0, 1)))
-    low = (seen.amin((0, 1)) - margin).floor().clamp(min=0).int().tolist()
-    high = (seen.amax((0, 1)) + margin).ceil().int().tolist()
-    return low[1], low[0], min(high[1], height), min(high[0], width)
-
-
-def _flatten(
-    exposure: Exposure,
-    artwork: Artwork,
-    to_px: Homography,
-    place: Float[Tensor, "n 4"],
-    window: tuple[int, int, int, int],
-) -> Float[Tensor, "n 11 wh ww"]:
-    """The artwork's monomials as the window's pixels see them."""
-    top, left, bottom, right = window
-    with torch.no_grad():
-        pixels = pixel_grid(top, left, bottom - top, right - left, device=to_px.device).expand(len(to_px), -1, 2)
-        unit = (project(to_px.inverse(), pixels) - place[:, None, :2]) / (place[:, None, 2:] - place[:, None, :2])
-        bend = exposure.draw.stages.get(Bend)
-        unit = bend.pull(exposure.draw.of(bend), unit)
-        texels_per_mm = artwork.rgb.shape[-1] / (place[:, 2] - place[:, 0])
-        level = level_for(texels_per_mm / exposure.px_per_mm * exposure.sensor_px.clamp(min=1))
-    levels = pyramid(monomials(artwork.rgb, artwork.alpha), levels=min(_LEVELS, int(level.max())))
-    return sample_pyramid(levels, unit, level, height=bottom - top, width=right - left)
 
 
 def _record(linear: Float[Tensor, "n 3 h w"], exposure: Exposure) -> Float[Tensor, "n 3 h w"]:
     """Sensor noise in linear light, encoding, tone curve, JPEG."""
     draw = exposure.draw
     for noise in draw.stages.kind(Noise, "camera"):
-        linear = noise.add(linear, draw.of(noise), exposure.sensor_px.clamp(max=1))
+        linear = noise.add(linear, draw.of(noise), exposure.at.sensor_px.clamp(max=1))
     images = to_srgb(linear.clamp(0, 1))
     for tone in draw.stages.kind(Tone, "camera"):
         images = tone.apply(images, draw.of(tone))
     for jpeg in draw.stages.kind(Jpeg, "camera"):
         images = jpeg.apply(images, draw.of(jpeg))
     return images
-
-
-def sign_px(scenes: Scenes) -> Float[Tensor, " b"]:
-    """How wide the signs are in their original photographs."""
-    outline = project(scenes.surface, scenes.faces.outline_mm[scenes.face])
-    return (outline.amax(1) - outline.amin(1)).amax(1) / scenes.native_px

@@ -75,11 +75,15 @@ class Stages:
 
 @dataclass(frozen=True)
 class Draw:
-    """Parameters of n views by transform, and one free pair of uniforms per view for a random place of the artwork."""
+    """Parameters of n views by transform, and two free pairs of uniforms per view.
+
+    place: for a random place of the artwork on the sign. stand: for the place of a staged sign in a whole frame.
+    """
 
     stages: Stages
     params: dict[type, Params]
     place: Float[Tensor, "n 2"]
+    stand: Float[Tensor, "n 2"]
 
     def __len__(self) -> int:
         return len(self.place)
@@ -100,7 +104,7 @@ class Draw:
 
     def to(self, device: torch.device) -> "Draw":
         moved = {family: _move(params, device) for family, params in self.params.items()}
-        return replace(self, params=moved, place=self.place.to(device))
+        return replace(self, params=moved, place=self.place.to(device), stand=self.stand.to(device))
 
 
 def _move(params: Params, device: torch.device) -> Params:
@@ -110,13 +114,13 @@ def _move(params: Params, device: torch.device) -> Params:
 def draw(stages: Stages, views: Sequence[int], *, seed: int, paired: bool = False) -> Draw:
     """Parameters of the given views: those of view i depend on (seed, i) alone. paired: see `World.draw`."""
     # A staged sign always stands before something, also in a world that says nothing of it: the last columns place it.
-    rows = (antithetic if paired else uniforms)(views, 2 + stages.dims + view.Backdrop.dims, seed=seed)
+    rows = (antithetic if paired else uniforms)(views, 4 + stages.dims + view.Backdrop.dims, seed=seed)
     params, start = {}, 2
     for transform in stages:
         params[type(transform)] = transform.sample(rows[:, start : start + transform.dims])
         start += transform.dims
-    params.setdefault(view.Backdrop, view.Backdrop().sample(rows[:, start:]))
-    return Draw(stages, params, rows[:, :2])
+    params.setdefault(view.Backdrop, view.Backdrop().sample(rows[:, start : start + view.Backdrop.dims]))
+    return Draw(stages, params, rows[:, :2], rows[:, -2:])
 
 
 def uniforms(views: Sequence[int], dims: int, *, seed: int) -> Float[Tensor, "n dims"]:

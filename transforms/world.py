@@ -19,11 +19,14 @@ from physadv import ASSETS
 from physadv.errors import UserError
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Frame
+from physadv.targets.boxes import Seen, together
 from physadv.threats.base import Artwork
 from physadv.transforms.base import Transform
 from physadv.transforms.exposure import Exposure, expose, prepare
+from physadv.transforms.geometry import boxes_in, geometry
 from physadv.transforms.stages import FAMILIES, Draw, Stages, draw
 
+_IN_VIEW = 0.5  # share of a sign's box from which on it can be asked for
 _HEADER = ("name", "note", "reserved")
 
 
@@ -90,6 +93,18 @@ class World:
             rows=tuple(r for r, _ in parts),
             draws=tuple(draw(stages, [views[int(i)] for i in r], seed=seed, paired=paired) for r, stages in parts),
         )
+
+    @torch.no_grad()
+    def seen(self, scenes: Scenes, views: Views, *, frame: Frame) -> Seen:
+        """The signs in view i of scene i, with the scenes' labels; those mostly outside the frame are left out."""
+        device = scenes.labels.device
+        parts = []
+        for rows, part in zip(views.rows, views.draws, strict=True):
+            some = scenes.take(rows)
+            boxes, share = boxes_in(some, geometry(some, part.to(device), frame=frame), frame=frame)
+            worn = torch.ones_like(some.labels, dtype=torch.bool) if some.worn is None else some.worn
+            parts.append(Seen(rows.to(device)[some.of], some.labels, boxes, worn).take(share >= _IN_VIEW))
+        return together(parts)
 
     def prepare(self, scenes: Scenes, views: Views, *, frame: Frame) -> Shots:
         """Everything about view i of scene i that does not depend on the artwork."""

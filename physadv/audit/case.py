@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from physadv.heldout import HeldOut, truth_of, varies
+from physadv.heldout import HeldOut, varies
+from physadv.question import truth_of
 from physadv.objectives import Goal, parse_goal
 from physadv.objectives.classification import margin
 from physadv.scenes.base import Scenes

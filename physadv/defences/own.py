@@ -8,8 +8,8 @@ from torch import nn
 from physadv.defences.base import Defence
 from physadv.defences.purifier import Images, Purifier
 from physadv.errors import UserError
+from physadv.targets.adapters.python import imported, neighbours_importable
 from physadv.targets.base import one_line, set_eval
-from physadv.targets.spec import imported, neighbours_importable
 
 
 class Own(Purifier):

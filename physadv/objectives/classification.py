@@ -31,6 +31,10 @@ class Objective(Protocol):
         """Does the answer reach the goal? Also used on real photographs."""
         ...
 
+    def eligible(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
+        """Is the answer right without the artwork? Only such views can be taken."""
+        ...
+
 
 @dataclass(frozen=True)
 class CrossEntropy:
@@ -48,6 +52,9 @@ class CrossEntropy:
     def success(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
         """UserError: NaN among the logits."""
         return margin(logits, truth, self.goal) < 0
+
+    def eligible(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
+        return logits.argmax(1) == truth
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class Margin:
     def success(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
         """UserError: NaN among the logits."""
         return margin(logits, truth, self.goal) < 0
+
+    def eligible(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
+        return logits.argmax(1) == truth
 
 
 def margin(logits: Logits, truth: Truth, goal: Goal) -> Float[Tensor, " n"]:

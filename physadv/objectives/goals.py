@@ -10,7 +10,7 @@ from torch import Tensor
 from physadv.errors import UserError
 
 ABSTAIN = "abstain"  # the class slug of the answer "I do not know"
-_DETECTION = ("hide", "create", "relabel")
+OF_DETECTORS = ("hide", "create", "relabel")
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,40 @@ class Goal:
     target: int | None = None
     abstain: int | None = None
 
+    @property
+    def kind(self) -> str:
+        """untargeted, class; of detectors: hide, create, relabel."""
+        return self.name.partition(":")[0]
+
 
 def parse_goal(text: str, classes: Sequence[str]) -> Goal:
     """`untargeted` or `class:NAME`. UserError: unknown goal or class, or a goal of detectors."""
     kind, _, name = text.strip().partition(":")
-    if kind in _DETECTION:
+    if kind in OF_DETECTORS:
         raise UserError(f"The goal {kind!r} needs a detector; with a classifier use untargeted or class:NAME.")
     if kind == "untargeted" and not name:
         return Goal("untargeted", abstain=_abstain(classes))
     if kind != "class":
         raise UserError(f"There is no goal {text!r}: use untargeted or class:NAME.")
+    return Goal(f"class:{name}", _row(name, classes), _abstain(classes))
+
+
+def parse_detection_goal(text: str, classes: Sequence[str]) -> Goal:
+    """`hide`, `create:NAME` or `relabel:NAME`; `untargeted` is `hide`. UserError: unknown goal or class."""
+    kind, _, name = text.strip().partition(":")
+    if kind in ("hide", "untargeted") and not name:
+        return Goal("hide")
+    if kind not in OF_DETECTORS or kind == "hide" or not name:
+        raise UserError(f"There is no goal {text!r} for a detector: use hide, create:NAME or relabel:NAME.")
+    return Goal(f"{kind}:{name}", _row(name, classes))
+
+
+def _row(name: str, classes: Sequence[str]) -> int:
     if name not in classes:
         near = get_close_matches(name, classes, n=1, cutoff=0)
         hint = f"did you mean {near[0]!r}?" if near else "it has none."
         raise UserError(f"The target knows no class {name!r}: {hint}")
-    return Goal(f"class:{name}", list(classes).index(name), _abstain(classes))
+    return list(classes).index(name)
 
 
 def _abstain(classes: Sequence[str]) -> int | None:

@@ -100,7 +100,7 @@ def first_views(verdict: Verdict, artwork: Artwork | None, *, goal: str) -> list
     clean = _answers(verdict, None, verdict.clean[:count], goal)
     worn = _answers(verdict, artwork, verdict.attacked["artwork"][:count], goal) if artwork is not None else iter(())
     attacked: list[Answer | None] = [*worn] or [None] * count
-    far, yaw = (values[:count].tolist() for values in poses(held_out))
+    far, yaw = (values[:count].tolist() for values in poses(verdict))
     staged = held_out.scenes.staged
     views = [
         View(

@@ -11,15 +11,14 @@ from physadv.errors import UserError
 from physadv.evaluation import Evaluation, evaluate
 from physadv.files import prepare_folder, write_json
 from physadv.handwork import check_on_face, print_sheet
-from physadv.heldout import truth_of
 from physadv.lagrangian import Closest, check_closest, closest
-from physadv.objectives import check_goal, parse_goal
+from physadv.question import Target, check_question, classifier_only, goal_of
 from physadv.report import write_report
 from physadv.runs.shared import load_all, scenes_of, threat_of, versions
 from physadv.scenes import Scenes
-from physadv.targets import Classifier
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
 from physadv.threats.base import Threat
+from physadv.threats.printed import faces_in_use
 from physadv.transforms.world import World
 
 JUDGED_VIEWS = 200
@@ -29,16 +28,19 @@ DEMO: dict[str, Any] = {"goal": "class:speed-limit-50"}
 def run_attack(options: AttackOptions, *, command: str, console: Console) -> dict[str, Any]:
     """Search, judge, save: artwork, metrics.json, report.html."""
     target, world, scenes, judged = load_all(options)
-    goal = parse_goal(options.goal, target.classes)
+    goal = goal_of(target, options.goal)
     threat = fits = threat_of(options.threat, options, scenes)
     if options.judge:
         judged = scenes_of(
-            options.model_copy(update={"limit": None}), options.judge, options.judge_backgrounds or options.backgrounds
+            options.model_copy(update={"limit": None}),
+            options.judge,
+            options.judge_backgrounds or options.backgrounds,
+            target,
         ).to(options.device)
-        check_goal(goal, truth_of(judged, target.classes))
-        fits = _elsewhere(threat, options, judged, target)
+        check_question(target, judged, goal)
+        fits = _elsewhere(threat, options, judged)
     elif options.judge_backgrounds:
-        judged = scenes_of(options, options.scenes, options.judge_backgrounds).to(options.device)
+        judged = scenes_of(options, options.scenes, options.judge_backgrounds, target).to(options.device)
     options = _completed(options, world, target)
     how: dict[str, Any] = {"world": world, "settings": options.settings(), "seed": options.seed}
     if options.closest:
@@ -49,7 +51,7 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
     out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
     how["report"] = console.attack
     if options.closest:
-        found: Attacked = closest(target, scenes, threat, **how)
+        found: Attacked = closest(classifier_only(target, "--closest"), scenes, threat, **how)
     else:
         checkpoint = out / "checkpoint.safetensors"
         found = attack(target, scenes, threat, **how, checkpoint=checkpoint, resume=options.resume)
@@ -65,13 +67,13 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     if options.artwork and options.artwork.resolve() == options.out.resolve():
         raise UserError(f"{options.out} holds the artwork itself; choose another --out for its figures.")
     target, world, searched, scenes = load_all(options)
-    check_goal(parse_goal(options.goal, target.classes), truth_of(scenes, target.classes))
+    check_question(target, scenes, goal_of(target, options.goal))
     settings = options.settings(per_scene=True)
     artwork, found, threat = None, None, None
     if options.artwork:
         artwork = load_artwork(options.artwork).to(options.device)
         threat, artwork = _refit(artwork, scenes)
-        check_on_face(artwork, scenes.faces.size_mm[scenes.face])
+        check_on_face(artwork, scenes.faces.size_mm[faces_in_use(scenes)])
     if options.attack:
         threat = threat_of(options.attack, options, scenes)
         check(target, searched, threat, world=world, settings=settings, seed=options.seed)
@@ -92,7 +94,7 @@ def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str
     return metrics
 
 
-def _completed(options: AttackOptions, world: World, target: Classifier) -> AttackOptions:
+def _completed(options: AttackOptions, world: World, target: Target) -> AttackOptions:
     """With what --closest takes by default. UserError: --resume with it, or its own options without it."""
     if options.closest is None:
         if options.model_fields_set & {"rounds", "needed"}:
@@ -103,11 +105,10 @@ def _completed(options: AttackOptions, world: World, target: Classifier) -> Atta
     return options.nearest(chance=world.random or target.randomised)
 
 
-def _elsewhere(threat: Threat, options: AttackOptions, judged: Scenes, target: Classifier) -> Threat:
+def _elsewhere(threat: Threat, options: AttackOptions, judged: Scenes) -> Threat:
     """The threat on the signs that judge."""
     if threat.per_image:
         raise UserError(f"{threat.name} changes one photograph, which no other can wear: leave --judge out.")
-    truth_of(judged, target.classes)
     return threat_of(options.threat, options, judged)
 
 
@@ -131,14 +132,14 @@ def _refit(artwork: Artwork, scenes: Scenes) -> tuple[Threat | None, Artwork]:
 
 def _evaluate(
     options: SearchOptions,
-    target: Classifier,
+    target: Target,
     scenes: Scenes,
     artwork: Artwork | None,
     world: World,
     threat: Threat | None,
     console: Console,
 ) -> Evaluation:
-    views = options.judge_views or max(20, JUDGED_VIEWS // len(scenes))
+    views = options.judge_views or max(1 if target.frame.whole else 20, JUDGED_VIEWS // len(scenes))
     how: dict[str, Any] = {"world": world, "goal": options.goal, "views": views, "seed": options.seed}
     with console.status() as say:
         return evaluate(target, scenes, artwork, threat=threat, report=say, **how)
@@ -150,7 +151,7 @@ class _Outcome:
 
     options: SearchOptions
     command: str
-    target: Classifier
+    target: Target
     scenes: Scenes
     artwork: Artwork | None
     result: Evaluation
@@ -183,7 +184,7 @@ def _description(outcome: _Outcome) -> dict[str, Any]:
     """`run` of docs/metrics.md."""
     options, scenes, artwork, share = outcome.options, outcome.scenes, outcome.artwork, None
     if artwork is not None:
-        share = float(covered_share(artwork, scenes.faces.area_mm2[scenes.face][: len(artwork.place_mm)]).mean())
+        share = float(covered_share(artwork, scenes.faces.area_mm2[faces_in_use(scenes)]).mean())
     return {
         "command": outcome.command,
         "config": options.model_dump(mode="json", exclude={"out", "overwrite", "resume"}),

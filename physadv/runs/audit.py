@@ -19,8 +19,9 @@ from physadv.defences.detector import FEWEST
 from physadv.errors import UserError
 from physadv.files import prepare_folder, write_json
 from physadv.framed import framed
-from physadv.heldout import HeldOut, truth_of
+from physadv.heldout import HeldOut
 from physadv.objectives import Margin, parse_goal
+from physadv.question import truth_of
 from physadv.report.audit import write_audit
 from physadv.runs.shared import check_device, fitted, scenes_of, threat_of, versions
 from physadv.scenes import Scenes

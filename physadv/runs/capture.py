@@ -26,9 +26,9 @@ from physadv.errors import UserError
 from physadv.evaluation import DISTANCES_M, SIZES_PX, YAWS_DEG
 from physadv.files import prepare_folder, read_json, to_pil, write_atomic, write_json
 from physadv.handwork import check_on_face
-from physadv.heldout import truth_of
 from physadv.objectives import Margin, check_goal, parse_goal
 from physadv.printing.sheet import JSON as SHEET
+from physadv.question import truth_of
 from physadv.report.capture import write_capture_report
 from physadv.runs.attack import versions
 from physadv.runs.shared import check_device

@@ -15,8 +15,9 @@ from physadv.console import Console
 from physadv.errors import UserError
 from physadv.evaluation import Evaluation, evaluate
 from physadv.files import prepare_folder, write_json
-from physadv.heldout import HeldOut, truth_of
+from physadv.heldout import HeldOut
 from physadv.objectives import Margin, check_goal, parse_goal
+from physadv.question import truth_of
 from physadv.report.heatmap import write_scan_report
 from physadv.runs.shared import load_all, versions
 from physadv.scan import (

@@ -14,9 +14,10 @@ from physadv.config import AuditOptions, SceneOptions, SearchOptions, TargetOpti
 from physadv.defences import Defence, defend, load_defence
 from physadv.errors import UserError
 from physadv.heldout import HeldOut
+from physadv.question import Target
 from physadv.scenes import Scenes, load_scenes
 from physadv.scenes.photo import parse_quad
-from physadv.targets import Classifier, load_target
+from physadv.targets import Classifier, Detector, load_target
 from physadv.targets.base import frozen
 from physadv.threats import load_threat
 from physadv.threats.base import Threat
@@ -33,20 +34,34 @@ def check_device(device: str) -> None:
         raise UserError(f"The device {device!r} is not there; use --device cpu.")
 
 
-def load_all(options: TargetOptions) -> tuple[Classifier, World, Scenes, Scenes]:
+def load_all(options: TargetOptions) -> tuple[Target, World, Scenes, Scenes]:
     """Target, world, the scenes to search on and those to judge on: the same signs before other backgrounds."""
     check_device(options.device)
     world = load_world(options.world)
-    target = deployed(options, load_target(options.target, device=options.device))
-    scenes = scenes_of(options, options.scenes, options.backgrounds).to(options.device)
+    target = deployed(options, target_of(options))
+    scenes = scenes_of(options, options.scenes, options.backgrounds, target).to(options.device)
     if scenes.backgrounds is None or len(scenes.backgrounds) < 2:
         return target, world, scenes, scenes
     searched, judged = (replace(scenes, backgrounds=scenes.backgrounds[start::2]) for start in (0, 1))
     return target, world, searched, judged
 
 
-def deployed(options: TargetOptions, target: Classifier) -> Classifier:
+def target_of(options: TargetOptions) -> Target:
+    """The target, a detector at the --threshold. UserError: a threshold for a classifier."""
+    target = load_target(options.target, device=options.device)
+    if options.threshold is None:
+        return target
+    if not isinstance(target, Detector):
+        raise UserError(f"--threshold is for detectors, and {target.name} is a classifier: leave it out.")
+    return replace(target, threshold=options.threshold)
+
+
+def deployed(options: TargetOptions, target: Target) -> Target:
     """The target behind the --defence, as an attacker who knows it sees it."""
+    if isinstance(target, Detector):
+        if options.defence or options.fit:
+            raise UserError(f"--defence is for classifiers, and {target.name} is a detector: leave it out.")
+        return target
     defence = fitted(options, target)
     return target if defence is None else defend(target, defence, adaptive=True, seed=options.seed)
 
@@ -75,9 +90,12 @@ def fitted(options: TargetOptions, target: Classifier) -> Defence | None:
         return defence.fit(target, torch.cat(list(clean.photographs(None))), clean.truth)
 
 
-def scenes_of(options: SceneOptions, spec: str, backgrounds: Path | None) -> Scenes:
+def scenes_of(options: SceneOptions, spec: str, backgrounds: Path | None, target: Target | None = None) -> Scenes:
+    """target: a detector has whole photographs at the size of its input."""
+    whole = target is not None and target.frame.whole
     return load_scenes(
         spec,
+        street_px=target.frame.size_px if target is not None and whole else None,
         classes=options.classes,
         limit=options.limit,
         backgrounds=backgrounds if "staged:" in spec else None,

@@ -1,12 +1,14 @@
-"""`physadv train`: a classifier, its accuracy in every named world, its weights."""
+"""`physadv train`: a classifier, its accuracy in every named world, its weights; or a detector."""
 
 from typing import Any
 
 from physadv.config import TrainOptions
 from physadv.console import Console
+from physadv.errors import UserError
 from physadv.evaluation import accuracy
 from physadv.files import prepare_folder, write_json
 from physadv.runs.shared import check_device, scenes_of
+from physadv.runs.train_detector import run_train_detector, trains_detector
 from physadv.scenes import load_scenes
 from physadv.targets.models import save_classifier
 from physadv.training import Recipe, check_sources, train
@@ -14,7 +16,11 @@ from physadv.transforms.world import load_world, world_names
 
 
 def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
-    """Train, report the accuracy in every named world, save the weights."""
+    """Train, report the accuracy in every named world, save the weights; detectors: `runs/train_detector.py`."""
+    if trains_detector(options):
+        return run_train_detector(options, console=console)
+    if options.resume:
+        raise UserError("--resume continues the training of a detector; a classifier takes minutes: use --overwrite.")
     check_device(options.device)
     world = load_world(options.world)
     photographs = scenes_of(options, options.scenes, options.backgrounds)
@@ -25,7 +31,8 @@ def run_train(options: TrainOptions, *, console: Console) -> dict[str, Any]:
     judged = {} if options.judge is None else {"photographs": load_scenes(options.judge).to(options.device)}
     check_sources(options.arch, sources, [*judged.values()])
     out = prepare_folder(options.out, overwrite=options.overwrite)
-    recipe = Recipe(epochs=options.epochs, batch=options.batch, learning_rate=options.learning_rate)
+    given = {name: getattr(options, name) for name in ("epochs", "batch", "learning_rate")}
+    recipe = Recipe(**{name: value for name, value in given.items() if value is not None})
     target = train(
         options.arch,
         sources,

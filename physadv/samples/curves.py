@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from physadv.errors import UserError
 from physadv.files import read_json, sha256, write_json
-from physadv.heldout import HeldOut, truth_of
+from physadv.heldout import HeldOut
+from physadv.question import truth_of
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier, frozen
 from physadv.targets.models import build

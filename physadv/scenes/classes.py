@@ -82,6 +82,23 @@ SHAPES: dict[str, Shape] = {
     )
 }
 
+SYNONYMS: dict[str, str] = {
+    "stop-sign": "stop",
+    "stopsign": "stop",
+    "traffic-light": "trafficlight",
+    "traffic-lights": "trafficlight",
+    "speed-limit": "speedlimit",
+    "speed-limit-sign": "speedlimit",
+    "cross-walk": "crosswalk",
+    "crosswalk-sign": "crosswalk",
+    "zebra-crossing": "crosswalk",
+    "yield-sign": "yield",
+    "give-way": "yield",
+    "do-not-enter": "no-entry",
+    "traffic-sign-stop": "stop",
+}
+"""Words for one and the same sign in street data sets and detectors (COCO: "stop sign", "traffic light")."""
+
 _SINGULAR = {"priority-road": "diamond", "yield": "inverted-triangle", "stop": "octagon"}
 _WARNINGS = {GTSRB[11], *GTSRB[18:32]}
 
@@ -99,3 +116,9 @@ def class_index(name: str, classes: Sequence[str]) -> int:
     nearest = get_close_matches(name, classes, n=1, cutoff=0.0)
     hint = f"the nearest one is '{nearest[0]}'" if nearest else "the target has no class names at all"
     raise UserError(f"There is no class '{name}'; {hint}.")
+
+
+def canonical(name: str) -> str:
+    """The slug that data sets and detectors share: lower case, hyphens for spaces and underscores, no synonyms."""
+    hyphened = "-".join(name.strip().lower().replace("_", " ").replace("-", " ").split())
+    return SYNONYMS.get(hyphened, hyphened)

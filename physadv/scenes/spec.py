@@ -1,4 +1,4 @@
-"""Scenes by name: `gtsrb:DIR`, `imagefolder:DIR`, `photo:FILE`, `staged:FACE`, several joined by `+`."""
+"""Scenes by name: `gtsrb:DIR`, `photo:FILE`, `staged:FACE`, `coco:FILE.json` ..., several joined by `+`."""
 
 import re
 from collections import Counter
@@ -16,17 +16,23 @@ from physadv.scenes.canvas import Photograph, spread
 from physadv.scenes.folder import imagefolder, slug
 from physadv.scenes.gtsrb import gtsrb
 from physadv.scenes.photo import develop, photo
-from physadv.scenes.staged import staged
+from physadv.scenes.staged import BACKGROUND_PX, staged
+from physadv.scenes.street import Street, coco, yolo
+from physadv.scenes.street_develop import develop_street, labels_worn
 
 FOLDERS: dict[str, Callable[[Path], list[Photograph]]] = {"gtsrb": gtsrb, "imagefolder": imagefolder}
-KINDS = (*FOLDERS, "photo", "staged")
+STREETS = ("coco", "yolo")
+STREET_PX = 416
+KINDS = (*FOLDERS, "photo", "staged", *STREETS)
+SPLIT = re.compile(r"(.+\.ya?ml):(\w+)")
 NEXT_SPEC = re.compile(r"\+(?=[a-z]{2,}:)")  # a path may hold a plus, a drive letter is one letter
 
 
 def load_scenes(
     spec: str | Sequence[str],
     *,
-    canvas_px: int = 96,
+    canvas_px: int | None = None,
+    street_px: int | None = None,
     margin: float = 0.25,
     classes: Sequence[str] | None = None,
     limit: int | None = None,
@@ -34,11 +40,14 @@ def load_scenes(
     quad: Sequence[float] | None = None,
     label: str | None = None,
     face_mm: float | None = None,
+    only_worn: bool = False,
 ) -> Scenes:
     """Scenes of one spec, or of several joined by `+` (or in a list) that share their classes.
 
-    canvas_px, margin: photographs become squares of side max(box) * (1 + 2 * margin), `canvas_px` wide.
+    canvas_px (96), margin: photographs become squares of side max(box) * (1 + 2 * margin), `canvas_px` wide.
+    street_px: the side of the square for a whole photograph (`coco:`, `yolo:`: 416) and behind a staged sign (160).
     classes: keep the scenes of these, by slug or GTSRB number. limit: keep the first N, the tracks taking turns.
+    Of whole photographs all are kept, and the signs of these classes wear the artwork; only_worn leaves out the others.
     backgrounds: a folder of pictures, for `staged:`. quad, label: corners (TL TR BR BL, px) and class, for `photo:`.
     face_mm: the width of the printed face where the sign's own is not to be used.
     Raises UserError for whatever cannot be read, found or merged.
@@ -51,14 +60,23 @@ def load_scenes(
             raise UserError(f"{option} goes with {kind}: scenes, and there are none in {spec!r}: leave it out.")
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 scene, not {limit}.")
+    if kinds & set(STREETS):
+        streets = _streets(parts, classes, limit, only_worn=only_worn, spec=spec)
+        return develop_street(streets, canvas_px=canvas_px or street_px or STREET_PX, classes=classes, face_mm=face_mm)
     loaded = []
     for kind, rest in parts:
         if kind == "staged":
-            scenes = staged(rest, backgrounds=backgrounds, label=label, face_mm=face_mm)
+            scenes = staged(
+                rest,
+                backgrounds=backgrounds,
+                label=label,
+                face_mm=face_mm,
+                background_px=street_px or BACKGROUND_PX,
+            )
             loaded.append(_kept_staged(scenes, classes, limit))
         else:
             found = _kept(_photographs(kind, rest, quad=quad, label=label), classes, limit, where=f"{kind}:{rest}")
-            loaded.append(develop(found, canvas_px=canvas_px, margin=margin, face_mm=face_mm))
+            loaded.append(develop(found, canvas_px=canvas_px or 96, margin=margin, face_mm=face_mm))
     merged = merge(loaded)
     return merged if limit is None else merged.take(torch.tensor(spread(merged.groups, limit)))
 
@@ -68,6 +86,8 @@ def merge(parts: Sequence[Scenes]) -> Scenes:
     first = parts[0]
     if len(parts) == 1:
         return first
+    if any(one.photograph is not None for one in parts):
+        raise UserError("Whole photographs are joined where they are read: name their files in one spec, joined by +.")
     if any(one.classes != first.classes for one in parts):
         raise UserError("Scenes with different classes cannot be joined by +: name the folders after the same classes.")
     if any(one.staged != first.staged or one.images.shape[1:] != first.images.shape[1:] for one in parts):
@@ -123,6 +143,31 @@ def _photographs(kind: str, rest: str, *, quad: Sequence[float] | None, label: s
     if not path.is_dir():
         raise UserError(f"{kind}:{rest}: there is no folder {path}: check the path.")
     return FOLDERS[kind](path)
+
+
+def _streets(
+    parts: Sequence[tuple[str, str]],
+    classes: Sequence[str] | None,
+    limit: int | None,
+    *,
+    only_worn: bool,
+    spec: str | Sequence[str],
+) -> list[Street]:
+    """Whole photographs of several files, `limit` of them with the groups taking turns."""
+    if any(kind not in STREETS for kind, _ in parts):
+        raise UserError(f"{spec!r} joins whole photographs with signs cut out: attack them in two runs.")
+    found = [street for kind, rest in parts for street in _street(kind, rest)]
+    worn = labels_worn(found, classes)
+    kept = [street for street in found if street.shows(worn)] if only_worn else found
+    return kept if limit is None else [kept[row] for row in spread([street.group for street in kept], limit)]
+
+
+def _street(kind: str, rest: str) -> list[Street]:
+    """`coco:FILE.json`, `yolo:FILE.yaml` or, for another split than train, `yolo:FILE.yaml:val`."""
+    if kind == "coco":
+        return coco(Path(rest))
+    split = SPLIT.fullmatch(rest)
+    return yolo(Path(split[1]), split[2]) if split else yolo(Path(rest))
 
 
 def _kept(found: list[Photograph], classes: Sequence[str] | None, limit: int | None, *, where: str) -> list[Photograph]:

@@ -14,18 +14,26 @@ from physadv.errors import UserError
 from physadv.files import image_tensor, list_images, open_image
 from physadv.scenes.base import Faces, Scenes
 from physadv.scenes.classes import GTSRB
-from physadv.scenes.faces import faces_for, has_art, read_face
+from physadv.scenes.faces import faces_for, has_art, outline_from_alpha, read_face
 from physadv.scenes.folder import slug
 from physadv.scenes.photo import FACE_PX, class_names, joined
 
 BACKGROUND_PX = 160
 PROCEDURAL = 64  # half of them for the search, half to judge
+PAPER_MM = {"a4": (210.0, 297.0), "a3": (297.0, 420.0), "a2": (420.0, 594.0), "a1": (594.0, 841.0)}
 
 
-def staged(faces: str, *, backgrounds: Path | None, label: str | None, face_mm: float | None) -> Scenes:
-    """One scene per comma-separated face: a picture file or the slug of a drawn sign (`all`: every one).
+def staged(
+    faces: str,
+    *,
+    backgrounds: Path | None,
+    label: str | None,
+    face_mm: float | None,
+    background_px: int = BACKGROUND_PX,
+) -> Scenes:
+    """One scene per comma-separated face: a picture file, the slug of a drawn sign (`all`: every one), or blank paper.
 
-    Its light is the world's: gain 1, bias 0.
+    Its light is the world's: gain 1, bias 0. background_px: side of the pictures behind it.
     """
     parts = [part.strip() for part in faces.split(",") if part.strip()]
     if parts == ["all"]:
@@ -34,7 +42,9 @@ def staged(faces: str, *, backgrounds: Path | None, label: str | None, face_mm: 
         raise UserError("staged: needs a face: a picture file or the name of a sign, for example staged:stop.")
     if label is not None and len(parts) > 1:
         raise UserError("One label cannot name several staged faces: name each file by its class.")
-    return _scenes(joined([_face(part, label=label, face_mm=face_mm) for part in parts]), _backgrounds(backgrounds))
+    return _scenes(
+        joined([_face(part, label=label, face_mm=face_mm) for part in parts]), _backgrounds(backgrounds, background_px)
+    )
 
 
 def procedural_backgrounds(count: int, *, seed: int) -> Float[Tensor, "m 3 s s"]:
@@ -56,11 +66,19 @@ def _face(part: str, *, label: str | None, face_mm: float | None) -> Faces:
     if path.suffix or path.is_file():
         return read_face(path, name=slug(label or path.stem), face_mm=face_mm, size_px=FACE_PX)
     name = slug(part)
+    if name in PAPER_MM:
+        return _blank(name, PAPER_MM[name])
     if not has_art(name):
         drawn = [known for known in GTSRB if has_art(known)]
         nearest = ", ".join(get_close_matches(name, drawn, 1, cutoff=0.0))
         raise UserError(f"No sign {part!r} is drawn here (nearest: {nearest}): give a picture, staged:FACE.png.")
     return faces_for([name], size_px=FACE_PX, face_mm=face_mm)
+
+
+def _blank(name: str, size_mm: tuple[float, float]) -> Faces:
+    """A sheet of white paper on a wall: what a poster is printed on."""
+    image, size = torch.ones(1, 4, FACE_PX, FACE_PX), torch.tensor([size_mm])
+    return Faces(image, size, outline_from_alpha(image[0, 3], size[0])[None], (name,))
 
 
 def _scenes(faces: Faces, backgrounds: Tensor) -> Scenes:
@@ -82,12 +100,12 @@ def _scenes(faces: Faces, backgrounds: Tensor) -> Scenes:
     )
 
 
-def _backgrounds(folder: Path | None) -> Float[Tensor, "m 3 s s"]:
-    """The central squares of a folder's pictures, or made ones."""
+def _backgrounds(folder: Path | None, size_px: int) -> Float[Tensor, "m 3 s s"]:
+    """The central squares of a folder's pictures, or made ones (at `BACKGROUND_PX`, whatever is asked for)."""
     if folder is None:
         return procedural_backgrounds(PROCEDURAL, seed=0)
     paths = list_images(folder)
-    size = (BACKGROUND_PX, BACKGROUND_PX)
+    size = (size_px, size_px)
     return torch.stack([image_tensor(ImageOps.fit(open_image(path), size, Image.Resampling.BICUBIC)) for path in paths])
 
 

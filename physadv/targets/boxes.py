@@ -1,7 +1,7 @@
 """What a detector says (boxes with scores, before and after NMS), what there is to be seen, and when the two agree."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -57,21 +57,29 @@ class Detections:
 class Seen:
     """The signs in n images. image: the row of each one's; label: the detector's class, or UNKNOWN.
 
-    worn: it carries the artwork. sign: its row in the scenes.
+    worn: it carries the artwork.
     """
 
     image: Int[Tensor, " m"]
     label: Int[Tensor, " m"]
     box: Float[Tensor, "m 4"]
     worn: Bool[Tensor, " m"]
-    sign: Int[Tensor, " m"]
 
     def __len__(self) -> int:
         return len(self.image)
 
     def take(self, rows: Int[Tensor, " k"] | Bool[Tensor, " m"]) -> "Seen":
         """Some of the signs."""
-        return Seen(self.image[rows], self.label[rows], self.box[rows], self.worn[rows], self.sign[rows])
+        return Seen(self.image[rows], self.label[rows], self.box[rows], self.worn[rows])
+
+
+def together(parts: Sequence[Seen], images: Sequence[int] = ()) -> Seen:
+    """The signs of one after those of the other, sorted by image; images: of each, where all begin at 0."""
+    starts = [sum(images[:row]) for row in range(len(parts))] if images else [0] * len(parts)
+    shifted = [replace(part, image=part.image + start) for part, start in zip(parts, starts, strict=True)]
+    columns = ([getattr(part, name) for part in shifted] for name in ("image", "label", "box", "worn"))
+    whole = Seen(*map(torch.cat, columns))
+    return whole.take(whole.image.argsort(stable=True))
 
 
 def joined(parts: Sequence[Detections]) -> Detections:

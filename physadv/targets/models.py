@@ -1,7 +1,7 @@
-"""Three small networks by name, and the one file format they are kept in."""
+"""Small networks by name, and the one file format they are kept in."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from physadv.errors import UserError
 from physadv.files import read_tensors, write_tensors
 from physadv.targets.base import Classifier, Frame, set_eval
+from physadv.targets.blocks import conv, stage
+from physadv.targets.detector import Detector
+from physadv.targets.fcos import SignsDet
 
 WEIGHTS_FILE = "model.safetensors"
 MEAN, STD = 0.45, 0.25
@@ -32,11 +35,7 @@ class SmallCNN(nn.Module):
 
 
 def _vgg_block(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(*_conv(before, after), nn.ReLU(), *_conv(after, after), nn.ReLU(), nn.MaxPool2d(2))
-
-
-def _conv(before: int, after: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after)
+    return nn.Sequential(*conv(before, after), nn.ReLU(), *conv(after, after), nn.ReLU(), nn.MaxPool2d(2))
 
 
 class TinyCNN(SmallCNN):
@@ -53,9 +52,9 @@ class SmallResNet(nn.Module):
         super().__init__()
         self.input_size = 64
         widths = (32, 64, 128, 224)
-        self.stem = nn.Sequential(*_conv(3, widths[0]), nn.ReLU())
+        self.stem = nn.Sequential(*conv(3, widths[0]), nn.ReLU())
         self.stages = nn.Sequential(
-            *(_stage(before, after) for before, after in zip((widths[0], *widths), widths, strict=False))
+            *(stage(before, after) for before, after in zip((widths[0], *widths), widths, strict=False))
         )
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(widths[-1], classes))
 
@@ -63,51 +62,42 @@ class SmallResNet(nn.Module):
         return self.head(self.stages(self.stem((images - MEAN) / STD)).mean((2, 3)))
 
 
-def _stage(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(_Residual(before, after, stride=2), _Residual(after, after, stride=1))
-
-
-class _Residual(nn.Module):
-    """relu(x + conv(relu(conv(x)))); a strided 1x1 convolution on the way past where the shape changes."""
-
-    def __init__(self, before: int, after: int, *, stride: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*_conv(before, after, stride), nn.ReLU(), *_conv(after, after))
-        changes = stride != 1 or before != after
-        shortcut = (nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
-        self.shortcut = nn.Sequential(*shortcut) if changes else nn.Identity()
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d k l"]:
-        return torch.relu(self.shortcut(features) + self.branch(features))
-
-
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "tiny-cnn": TinyCNN,
     "small-cnn": SmallCNN,
     "small-resnet": SmallResNet,
 }
+DETECTORS: dict[str, type[SignsDet]] = {"signs-det": SignsDet}
 
 
 def build(arch: str, *, classes: int, seed: int) -> nn.Module:
     """A new network with initial weights that depend on `seed` alone; the global generator is left as it was."""
-    if arch not in ARCHITECTURES:
-        raise UserError(f"There is no architecture '{arch}'; there are {', '.join(ARCHITECTURES)}.")
+    known = ARCHITECTURES | DETECTORS
+    if arch not in known:
+        raise UserError(f"There is no architecture '{arch}'; there are {', '.join(known)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ARCHITECTURES[arch](classes)
+        return known[arch](classes)
 
 
-def save_classifier(place: str | Path, classifier: Classifier, arch: str, record: dict[str, Any]) -> Path:
-    """Write weights and what rebuilds the classifier to a .safetensors file, or into a folder; returns the file."""
+def save_target(place: str | Path, target: Classifier | Detector, arch: str, record: dict[str, Any]) -> Path:
+    """Write weights and what rebuilds the target to a .safetensors file, or into a folder; returns the file."""
     path = Path(place) if Path(place).suffix == ".safetensors" else Path(place) / WEIGHTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"arch": arch, "classes": classifier.classes, "frame": asdict(classifier.frame), "record": record}
-    write_tensors(path, classifier.module.state_dict(), metadata)
+    metadata: dict[str, Any] = {
+        "arch": arch,
+        "classes": target.classes,
+        "frame": asdict(target.frame),
+        "record": record,
+    }
+    if isinstance(target, Detector):
+        metadata |= {"threshold": target.threshold, "nms_iou": target.nms_iou}
+    write_tensors(path, target.module.state_dict(), metadata)
     return path
 
 
-def read_classifier(place: str | Path, *, name: str) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier kept at `place`, in evaluation mode, and its record."""
+def read_target(place: str | Path, *, name: str) -> tuple[Classifier | Detector, dict[str, Any]]:
+    """The classifier or detector kept at `place`, in evaluation mode, and its record."""
     path = Path(place) / WEIGHTS_FILE if Path(place).is_dir() else Path(place)
     if not path.exists():
         raise UserError(f"There is no weight file {path}; give a .safetensors file or a folder with {WEIGHTS_FILE}.")
@@ -121,7 +111,31 @@ def read_classifier(place: str | Path, *, name: str) -> tuple[Classifier, dict[s
             f"The tensors in {path} do not fit a {arch} with {len(classes)} classes; it was saved by something else."
         ) from error
     set_eval(module)
-    return Classifier.of(module, classes=classes, frame=frame, name=name), record
+    if arch not in DETECTORS:
+        return Classifier.of(module, classes=classes, frame=frame, name=name), record
+    threshold, nms_iou = _operating(metadata, path)
+    detector = Detector.of(module, classes=classes, frame=frame, name=name)
+    return replace(detector, threshold=threshold, nms_iou=nms_iou), record
+
+
+def save_classifier(place: str | Path, classifier: Classifier, arch: str, record: dict[str, Any]) -> Path:
+    """`save_target` of a classifier."""
+    return save_target(place, classifier, arch, record)
+
+
+def read_classifier(place: str | Path, *, name: str) -> tuple[Classifier, dict[str, Any]]:
+    """`read_target` where it has to be a classifier."""
+    target, record = read_target(place, name=name)
+    if not isinstance(target, Classifier):
+        raise UserError(f"{name} is a detector, and a classifier is needed here; give another weight file.")
+    return target, record
+
+
+def _operating(metadata: dict[str, Any], path: Path) -> tuple[float, float | None]:
+    try:
+        return metadata["threshold"], metadata["nms_iou"]
+    except KeyError as error:
+        raise UserError(f"{path} holds a detector without its {error}; save it with save_target.") from error
 
 
 def _parse(metadata: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...], Frame, dict[str, Any]]:

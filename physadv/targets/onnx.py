@@ -33,6 +33,7 @@ TENSORS = {
 }
 EXTERNAL, KEY, VALUE = 13, 1, 2  # TensorProto.external_data, and what a StringStringEntryProto holds
 SILENT = 4
+DETECTORS = "Detectors come as export: or python:, with their gradients."
 
 
 class Scored(nn.Module):
@@ -102,11 +103,12 @@ def _input(session: Any, name: str) -> tuple[str, list[int | str | None]]:
 def _check_output(session: Any, name: str) -> None:
     outputs = session.get_outputs()
     if len(outputs) != 1:
-        raise UserError(f"{name} returns {_listed(outputs)}; a classifier returns its logits alone.")
+        raise UserError(f"{name} returns {_listed(outputs)}; a classifier returns its logits alone. {DETECTORS}")
     shape, kind = outputs[0].shape, outputs[0].type
     if not kind.startswith("tensor(") or len(shape) not in (0, 2):  # 0: the shape is not said
         raise UserError(
-            f"{name} returns {kind} of shape {_shape(shape)}; a classifier returns its logits alone, (b, classes)."
+            f"{name} returns {kind} of shape {_shape(shape)}; a classifier returns its logits alone, (b, classes). "
+            f"{DETECTORS}"
         )
 
 

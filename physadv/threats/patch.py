@@ -51,7 +51,7 @@ class Patch:
 
     def resolve(self, scenes: Scenes, *, resolution_px: int, seed: int) -> Printed:
         """UserError: the patch does not fit the box of a face."""
-        rows = scenes.face if self.centre == "random" else faces_in_use(scenes)
+        rows = scenes.face if self.centre == "random" and scenes.photograph is None else faces_in_use(scenes)
         sizes_mm, faces_mm = self.size_mm(scenes.faces)[rows], scenes.faces.size_mm[rows]
         size_px = raster_size_px(*sizes_mm[0].tolist(), resolution_px=resolution_px)
         alpha = coverage(ellipse_mask(), size_px)[None] if self.round else torch.ones(1, 1, *size_px)
@@ -95,7 +95,10 @@ class RoamingPatch(Printed):
 
     def places(self, u: Float[Tensor, "n 2"], scenes: Scenes, rows: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
         """Uniforms -> places in mm, anywhere on the face of each view's scene."""
-        faces = scenes.face[rows.to(scenes.face.device)]
+        if scenes.photograph is None:
+            faces = scenes.face[rows.to(scenes.face.device)]
+        else:
+            faces = faces_in_use(scenes).expand(len(rows))
         return random_places(u, self.patch.size_mm(scenes.faces)[faces], scenes.faces, faces)
 
 

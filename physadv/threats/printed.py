@@ -81,5 +81,14 @@ class Printed:
 
 
 def faces_in_use(scenes: Scenes) -> Int[Tensor, " n"]:
-    """Rows of `scenes.faces`: the one that all scenes share, or one per scene."""
-    return scenes.face[:1] if bool((scenes.face == scenes.face[0]).all()) else scenes.face
+    """Rows of `scenes.faces`: the one that all signs with the artwork share, or one per scene.
+
+    UserError: signs of several classes in whole photographs.
+    """
+    face = scenes.face if scenes.worn is None else scenes.face[scenes.worn]
+    if bool((face == face[0]).all()):
+        return face[:1]
+    if scenes.photograph is not None:
+        shown = ", ".join(sorted({scenes.faces.names[int(row)] for row in face}))
+        raise UserError(f"One artwork is for one class, and these photographs show {shown}: choose with --classes.")
+    return face

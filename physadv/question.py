@@ -1,0 +1,123 @@
+"""What is asked of a target: goal, truth and answer. The one place that tells detectors from classifiers.
+
+A *case* is what an attack wins or loses: a view (classifiers), or a sign with the artwork in one view (detectors).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from physadv.errors import UserError
+from physadv.objectives import (
+    DEFAULT_KAPPA,
+    Detection,
+    Goal,
+    Objective,
+    check_goal,
+    make_detection_objective,
+    make_objective,
+    parse_detection_goal,
+    parse_goal,
+)
+from physadv.scenes.base import Scenes
+from physadv.scenes.classes import canonical
+from physadv.targets import Classifier, Detector
+from physadv.targets.boxes import UNKNOWN, Detections, Seen, joined, together
+from physadv.targets.spec import align_labels
+from physadv.transforms.world import Views, World
+
+Target = Classifier | Detector
+Truth = Int[Tensor, " n"] | Seen
+Answer = Float[Tensor, "n c"] | Detections
+
+
+def goal_of(target: Target, text: str) -> Goal:
+    """UserError: no such goal for this kind of target, or no such class."""
+    return (parse_detection_goal if isinstance(target, Detector) else parse_goal)(text, target.classes)
+
+
+def check_question(target: Target, scenes: Scenes, goal: Goal) -> None:
+    """UserError: the goal is there already, or the target has no class for the signs that carry the artwork."""
+    labels = labels_of(target, scenes)
+    if isinstance(target, Detector):
+        worn = labels if scenes.worn is None else labels[scenes.worn]
+        if goal.kind != "create" and not bool((worn != UNKNOWN).any()):
+            names = ", ".join(sorted({scenes.classes[int(row)] for row in scenes.labels}))
+            raise UserError(f"{target.name} has no class for {names}: choose signs it knows with --classes.")
+        labels = worn
+    check_goal(goal, labels)
+
+
+def objective_of(target: Target, goal: Goal, *, name: str = "margin", kappa: float = DEFAULT_KAPPA) -> Objective:
+    """The loss and the success test. UserError: no such objective."""
+    if isinstance(target, Detector):
+        return make_detection_objective(name, goal, threshold=target.threshold, kappa=kappa)
+    return make_objective(name, goal, kappa=kappa)
+
+
+def answer(target: Target, images: Float[Tensor, "n 3 h w"]) -> Answer:
+    """What the target says in the end: logits, or what is left after NMS."""
+    return target.detect(images) if isinstance(target, Detector) else target(images)
+
+
+def together_answers(parts: Sequence[Answer]) -> Answer:
+    """Of one batch of images after the other."""
+    if isinstance(parts[0], Detections):
+        return joined([part for part in parts if isinstance(part, Detections)])
+    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+
+
+def taken(answers: Answer, rows: Int[Tensor, " m"]) -> Answer:
+    """Those of some images."""
+    return answers.take(rows) if isinstance(answers, Detections) else answers[rows]
+
+
+def labels_of(target: Target, scenes: Scenes) -> Int[Tensor, " m"]:
+    """The row among the target's classes of every sign's; of a detector, UNKNOWN where it has none.
+
+    UserError: a classifier does not know the class.
+    """
+    if not isinstance(target, Detector):
+        return truth_of(scenes, target.classes)
+    rows = {canonical(name): row for row, name in enumerate(target.classes)}
+    known = torch.tensor([rows.get(canonical(name), UNKNOWN) for name in scenes.classes])
+    return known.to(scenes.labels.device)[scenes.labels]
+
+
+def truth_of(scenes: Scenes, classes: tuple[str, ...]) -> Int[Tensor, " b"]:
+    """The row among a classifier's classes of each scene's. UserError: one that the scenes show is missing there."""
+    shown, which = scenes.labels.cpu().unique(return_inverse=True)
+    rows = align_labels(tuple(scenes.classes[row] for row in shown.tolist()), classes)
+    return rows[which].to(scenes.labels.device)
+
+
+def truth_in(target: Target, scenes: Scenes, views: Views, *, world: World) -> Truth:
+    """What is to be answered in view i of scene i."""
+    labels = labels_of(target, scenes)
+    if not isinstance(target, Detector):
+        return labels
+    return world.seen(scenes.relabelled(labels), views, frame=target.frame)
+
+
+def together_truths(parts: Sequence[Truth], images: Sequence[int]) -> Truth:
+    """Of one batch of views after the other; images: how many each holds."""
+    if isinstance(parts[0], Seen):
+        return together([part for part in parts if isinstance(part, Seen)], images)
+    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+
+
+def view_of_cases(objective: Objective, truth: Truth) -> Int[Tensor, " cases"]:
+    """The row of each case's view."""
+    if isinstance(truth, Seen) and isinstance(objective, Detection):
+        return objective.cases(truth).image
+    assert isinstance(truth, Tensor)
+    return torch.arange(len(truth), device=truth.device)
+
+
+def classifier_only(target: Target, what: str) -> Classifier:
+    """UserError: the target is a detector."""
+    if isinstance(target, Detector):
+        raise UserError(f"{what} needs a classifier, and {target.name} is a detector: use attack or evaluate.")
+    return target

@@ -1,0 +1,1 @@
+"""How detectors and classifiers of other libraries get in: one file per family."""

@@ -34,9 +34,11 @@ from physadv.handwork import apply_artwork, check_free, contact_sheet, import_ar
 from physadv.report import compare_reports
 from physadv.report.calibrate import error_rows
 from physadv.report.capture import where
+from physadv.report.detection_plots import precision_rows
 from physadv.report.headline import closest_words, remarks
 from physadv.report.heatmap import candidate, points
 from physadv.report.samples import data_remarks, sample_tables
+from physadv.report.words import rightly
 from physadv.runs import (
     run_attack,
     run_audit,
@@ -358,7 +360,8 @@ def _show(metrics: dict[str, Any]) -> None:
     out.print(
         f"judged on {judged['spec']}: {', '.join(judged['classes'])}; scenes: {judged['n']}, signs: {judged['groups']}"
     )
-    rows = [("accuracy on clean views", metrics["accuracy"]), ("goal reached without artwork", metrics["clean"])]
+    right = f"{rightly(metrics['run']['goal'])} without artwork"
+    rows = [(right, metrics["accuracy"]), ("goal reached without artwork", metrics["clean"])]
     if "attacked" in metrics:
         rows += [("attack success, held-out views", metrics["attacked"])]
         rows += [(f"control: {name} stickers", rate) for name, rate in metrics["controls"].items()]
@@ -367,6 +370,12 @@ def _show(metrics: dict[str, Any]) -> None:
         rows += [("promise: worlds nobody optimised in", metrics["promise"])]
     world = metrics["world"]
     _table((f"world {world['name']} ({world['hash']})", "rate [95 %]"), [(name, _percent(rate)) for name, rate in rows])
+    if "detection" in metrics:
+        _table(("AP50 [95 %]", *metrics["detection"]["mean"]), list(precision_rows(metrics)))
+    if "approach" in metrics:
+        drives = metrics["approach"]
+        late = [(name, _percent(drives[name]["late"])) for name in ("clean", "attacked")]
+        _table((f"drives: not found before {drives['braking_m']:.0f} m, too late to stop", "rate [95 %]"), late)
     for remark in remarks(metrics, metrics["run"]["threat"], printed=metrics["run"]["printed"]):
         out.print(f"note: {remark}")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from physadv.heldout import WHOLE_CHUNK
@@ -22,6 +22,7 @@ from physadv.transforms.view import Pinhole
 from physadv.transforms.world import Views, World
 
 DISTANCES_M = tuple(round(40 * 0.1 ** (row / 13), 2) for row in range(14))  # 40 m down to 4 m, each 16 % nearer
+FILMS = 2  # drives of which the photographs are kept
 REACTION_S = 1.0
 FRICTION = 0.7  # dry asphalt
 GRAVITY = 9.81
@@ -35,6 +36,7 @@ class Approaches:
     clean: Bool[Tensor, "approaches frames"]
     attacked: Bool[Tensor, "approaches frames"]
     braking_m: float
+    films: tuple[tuple[UInt8[Tensor, "frames 3 h w"], UInt8[Tensor, "frames 3 h w"]], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """never: found in no frame; late: in none from which the car can still stop."""
@@ -75,6 +77,7 @@ def approaches(
     assert isinstance(objective, Detection)
     rows = torch.arange(count).repeat_interleave(len(distances_m))
     found: dict[str, list[Tensor]] = {"clean": [], "attacked": []}
+    taken: dict[str, list[Tensor]] = {"clean": [], "attacked": []}
     with frozen(target.module), torch.no_grad():
         for chunk in torch.arange(len(rows)).split(WHOLE_CHUNK):
             some = scenes.take(rows[chunk] % len(scenes))
@@ -83,11 +86,15 @@ def approaches(
             shots = world.prepare(some, views, frame=target.frame)
             assert isinstance(truth, Seen)
             for name, worn in (("clean", None), ("attacked", artwork)):
-                right = objective.eligible(answer(target, shots.photograph(worn)), truth)
+                photographs = shots.photograph(worn)
+                right = objective.eligible(answer(target, photographs), truth)
                 there = torch.zeros(len(chunk), dtype=torch.bool)
                 found[name].append(there.index_put((objective.cases(truth).image.cpu(),), right.cpu()))
+                taken[name].append((photographs[rows[chunk] < FILMS] * 255).round().byte().cpu())
     clean, attacked = (torch.cat(found[name]).unflatten(0, (count, -1)) for name in ("clean", "attacked"))
-    return Approaches(tuple(distances_m), clean, attacked, braking_m(speed_kmh))
+    films = (torch.cat(taken[name]).unflatten(0, (min(count, FILMS), -1)) for name in ("clean", "attacked"))
+    shown = tuple(zip(*(film.unbind(0) for film in films), strict=True))
+    return Approaches(tuple(distances_m), clean, attacked, braking_m(speed_kmh), shown)
 
 
 def drive(world: World, approach: Int[Tensor, " n"], distance_m: Float[Tensor, " n"], *, seed: int) -> Views:

@@ -80,6 +80,11 @@ class HeldOut:
         back = torch.cat(order).argsort()
         return [taken(together_answers(parts), back) for parts in zip(*chunks, strict=True)]
 
+    @property
+    def first(self) -> Int[Tensor, " m"]:
+        """Rows of the views that `photographs` yields first."""
+        return self._chunks[0]
+
     @cached_property
     def _wearing(self) -> Bool[Tensor, " n"]:
         return self.scenes.wearing.cpu()[self.scene]

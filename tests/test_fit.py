@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from physadv.scenes.faces import faces_for
-from physadv.scenes.fit import UNIT, box_corners, fitted_corners, project, template
+from physadv.scenes.fit import UNIT, _crop, box_corners, fitted_corners, project, template
+from physadv.scenes.street import coco
 
 TURNED = {
     "straight": [[60, 50], [180, 50], [180, 170], [60, 170]],
@@ -88,6 +89,28 @@ def test_boxes_at_the_edge_of_the_photograph():
     assert error_px(box_corners(of.outline, (60, 50, 180, 170)), np.array(TURNED["straight"], float)) < 0.5
     found = fitted_corners(np.ascontiguousarray(pixels[50:170, 60:180]), (0, 0, 120, 120), of)
     assert found is None or error_px(found, UNIT * 120) < 3
+
+
+def test_the_crop_is_where_its_matrix_says():
+    ramp = np.repeat(np.arange(0, 240, dtype=np.uint8)[None, :, None], 200, 0).repeat(3, 2)
+    crop, valid, to_crop = _crop(ramp, (50, 60, 82, 120))
+    column = crop.shape[1] // 2
+    x, _ = project(np.linalg.inv(to_crop), np.array([[column + 0.5, 30.0]]))[0]
+    value = crop[30, column, 0] * 255  # of the pixel with its centre at value + 0.5
+    assert value == pytest.approx(x - 0.5, abs=0.02)
+    assert valid[1:-1, 1:-1].all()
+    _, valid, _ = _crop(ramp, (0, 0, 64, 64))
+    assert not valid[:20].any()
+    assert valid[40:, 40:].all()
+
+
+def test_turned_signs_that_are_not_recognised_keep_their_box(data):
+    of = shape("stop")
+    streets = {one.name: one for one in coco(data / "roadsign/train/instances.json")}
+    for name, known in (("road63", False), ("road95", False), ("road673", False), ("road69", True), ("road306", True)):
+        (box, *_) = (sign.box for sign in streets[name].signs if sign.label == "stop")
+        found = fitted_corners(np.asarray(Image.open(streets[name].path).convert("RGB")), box, of)
+        assert (found is not None) == known, name
 
 
 def captures(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,6 +1,7 @@
 """Street photographs: what the readers make of a file, and where a sign lies on its canvas."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -262,9 +263,18 @@ def test_every_board_fills_its_box(tmp_path, name):
     assert scenes.faces.outline_mm.shape == (1, 32, 2)
 
 
+def enclosed(outline: torch.Tensor) -> float:
+    """The area inside a polygon, mm²."""
+    x, y = outline.unbind(1)
+    return float((x * y.roll(-1) - y * x.roll(-1)).sum().abs() / 2)
+
+
 def test_a_disc_is_a_disc(tmp_path):
     sign = Annotation("speedlimit", (10, 5, 30, 25))
     faces = develop_street([street(picture(tmp_path / "a.png"), sign)], canvas_px=60).faces
+    square = develop_street([street(tmp_path / "a.png", replace(sign, label="crosswalk"))], canvas_px=60).faces
+    assert square.area_mm2.item() == pytest.approx(600**2) == enclosed(square.outline_mm[0])
+    assert enclosed(faces.outline_mm[0]) == pytest.approx(torch.pi * 300**2, rel=1e-2)
     radius = (faces.outline_mm[0] - faces.size_mm[0] / 2).norm(dim=1)
     torch.testing.assert_close(radius, torch.full((32,), 300.0))
     assert faces.area_mm2.item() == pytest.approx(torch.pi * 300**2, rel=2e-3)
@@ -291,7 +301,7 @@ def test_canvas(tmp_path, size):
 
 def test_beyond_the_edge_is_the_mirror_image(tmp_path):
     ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[:, None, None], (1, 40, 3))
-    Image.fromarray(ramp).save(tmp_path / "a.png")
+    Image.fromarray(ramp[::-1, ::-1] // 2 + np.arange(0, 120, 3, dtype=np.uint8)[:, None]).save(tmp_path / "a.png")
     signs = Annotation("stop", (1, 1, 9, 9))
     canvas = develop_street([street(tmp_path / "a.png", signs, size=(40, 60))], canvas_px=60).images[0, 0]
     torch.testing.assert_close(canvas[:, 40:], canvas[:, 20:40].flip(1))
@@ -351,7 +361,8 @@ def test_every_sign_has_its_own_light(tmp_path):
     scene.paste(Image.fromarray(dark), (160, 6))
     scene.save(tmp_path / "a.png")
     signs = [Annotation("stop", (x, 6, x + 128, 134)) for x in (10, 160)]
-    scenes = develop_street([street(tmp_path / "a.png", *signs, size=(300, 140))], canvas_px=300, refine=False)
+    streets = [street(picture(tmp_path / "b.png")), street(tmp_path / "a.png", *signs, size=(300, 140))]
+    scenes = develop_street(streets, canvas_px=300, refine=False)
     bright, dim = scenes.gain.mean(1).tolist()
     assert bright == pytest.approx(1, abs=0.1)
     assert dim == pytest.approx(0.25, abs=0.05)

@@ -181,7 +181,8 @@ def _lamp(draw: Draw, scenes: Scenes) -> Float[Tensor, "n 1 1 1"]:
     """How bright white is in each view: added light (gloss, glare, fog) comes from the same sun as the rest."""
     gain, own = draw.of(draw.stages.get(light.Exposure))["gain"], scenes.gain.mean(1)
     if scenes.photograph is not None:  # the mean of its signs; of a photograph without any, as it is
-        own = torch.ones_like(gain).index_reduce(0, scenes.photograph, own, "mean", include_self=False)
+        signs = torch.zeros_like(gain).index_add(0, scenes.photograph, torch.ones_like(own))
+        own = torch.zeros_like(gain).index_add(0, scenes.photograph, own) / signs.clamp(min=1) + (signs == 0)
     return (gain * own)[:, None, None, None]
 
 

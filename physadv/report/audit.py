@@ -15,8 +15,8 @@ from physadv.audit.suite import NAIVE, Tally, Trial, Tried
 from physadv.files import to_pil
 from physadv.heldout import HeldOut
 from physadv.objectives.goals import ABSTAIN
+from physadv.report.embed import data_uri
 from physadv.report.headline import FEW_VIEWS, LOW_ACCURACY
-from physadv.report.pictures import data_uri
 from physadv.report.template import flat, write_page
 from physadv.report.words import count, goal_class, percent, rate_text, signed
 from physadv.targets.base import frozen

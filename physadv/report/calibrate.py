@@ -12,7 +12,7 @@ from physadv.calibration.chart import Chart, Reading
 from physadv.calibration.check import METHODS
 from physadv.calibration.difference import difference, encoded
 from physadv.calibration.profile import Profile
-from physadv.report.pictures import data_uri
+from physadv.report.embed import data_uri
 from physadv.report.template import flat, write_page
 
 NAMES = dict(

@@ -7,7 +7,7 @@ from typing import Any
 
 from physadv.errors import UserError
 from physadv.files import open_image, read_json
-from physadv.report.pictures import data_uri
+from physadv.report.embed import data_uri
 from physadv.report.template import flat, write_page
 from physadv.report.words import RateJson, rate_text
 

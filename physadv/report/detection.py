@@ -14,7 +14,7 @@ from torch import Tensor
 
 from physadv.files import to_pil
 from physadv.report import detection_plots as plots
-from physadv.report.pictures import data_uri
+from physadv.report.embed import data_uri
 from physadv.report.words import count
 from physadv.targets.boxes import MATCH_IOU, UNKNOWN, Detections, Seen, iou
 

@@ -1,6 +1,6 @@
 """Precision over recall, what was found by which distance, and the table beside them: metrics.json laid out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -213,3 +213,10 @@ def _average(said: Json) -> tuple[str, str]:
 
 def _boxes(said: Json) -> tuple[str, str]:
     return f"{said['per_image']:.2g}", span(said)
+
+
+def precision_rows(metrics: Json) -> Iterator[tuple[str, ...]]:
+    """AP50 of each class, and their mean, under every arm."""
+    detection = metrics["detection"]
+    for name, told in [*detection["classes"].items(), ("mean", {"ap50": detection["mean"]})]:
+        yield (name, *(f"{score(one['ap'])} {span(one)}".rstrip() for one in told["ap50"].values()))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from physadv.report.words import RateJson, goal_class, interval, noun, percent, plain_compares, plural, rate_text, signs
+from physadv.report.words import RateJson, deed, interval, noun, percent, plain_compares, plural, rate_text, right
 
 FEW_VIEWS = 30  # below this even 0 of n leaves more than 11 % possible
 LOW_ACCURACY = 0.8
@@ -23,9 +23,8 @@ class Subject:
 
     @property
     def deed(self) -> str:
-        """`misread the stop sign`, `read the stop sign as yield`."""
-        wanted = goal_class(self.goal)
-        return f"misread {signs(self.classes)}" if wanted is None else f"read {signs(self.classes)} as {wanted}"
+        """`misread the stop sign`, `miss the stop sign`."""
+        return deed(self.goal, self.classes)
 
     def verdict(self, found: str, given: str) -> str:
         """The start of a sentence on what it does not do."""
@@ -43,12 +42,12 @@ def headline(metrics: Mapping[str, Any], subject: Subject) -> str:
     views = metrics["accuracy"]["n"]
     if "attacked" not in metrics:
         share = f"{percent(metrics['accuracy']['rate'])} of {views} held-out views {interval(metrics['accuracy'])}"
-        return f"{subject.target} reads {signs(subject.classes)} correctly in {share}."
+        return f"{subject.target} {right(subject.goal, subject.classes)} in {share}."
     attacked = metrics["attacked"]
     if not attacked["n"]:
         return (
-            f"Nothing can be said about this {subject.thing}: {subject.target} reads {signs(subject.classes)} "
-            f"correctly in none of {views} held-out views, even without it."
+            f"Nothing can be said about this {subject.thing}: {subject.target} {right(subject.goal, subject.classes)} "
+            f"in none of {views} held-out views, even without it."
         )
     if not attacked["k"]:
         return (

@@ -1,9 +1,8 @@
 """The artwork, the face that wears it, and what the target saw, as pictures inside the page."""
 
-import base64
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,13 +11,17 @@ from torch import Tensor
 
 from physadv.evaluation import Verdict, poses
 from physadv.files import to_pil
+from physadv.report.detection import Pair, pairs
+from physadv.report.embed import data_uri
 from physadv.report.words import goal_class, signed
+from physadv.targets import Detector
+from physadv.targets.boxes import Detections, Seen
 from physadv.threats.base import Artwork
+from physadv.threats.printed import faces_in_use
 
 FACE_PX = 640
 ARTWORKS_SHOWN = 6
 VIEWS_SHOWN = 12
-_LOSSLESS_PX = 128  # larger photographs travel as JPEG: the page stays small, and the eye sees no difference
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,6 @@ class View:
     counted: bool
 
 
-def data_uri(image: Image.Image) -> str:
-    """A picture that needs no file."""
-    buffer = io.BytesIO()
-    lossless = image.mode == "RGBA" or max(image.size) <= _LOSSLESS_PX
-    image.save(buffer, "PNG") if lossless else image.save(buffer, "JPEG", quality=90)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def rgba(artwork: Artwork, row: int) -> Image.Image:
     """Artwork `row` with its coverage as alpha, a texel per pixel."""
     alpha = artwork.alpha[row % len(artwork.alpha)]
@@ -76,7 +70,8 @@ def pieces(artwork: Artwork, verdict: Verdict) -> list[Piece]:
 def _piece(artwork: Artwork, verdict: Verdict, row: int) -> Piece:
     scenes = verdict.held_out.scenes
     place = artwork.place_mm[row % len(artwork.place_mm)].cpu()
-    face = int(scenes.face[row])
+    used = faces_in_use(scenes)
+    face = int(used[row % len(used)])
     faces, size_mm = scenes.faces, scenes.faces.size_mm[face].cpu()
     picture = rgba(artwork, row)
     worn = data_uri(_wear(to_pil(faces.images[face]), picture, place / size_mm.repeat(2))) if artwork.printed else None
@@ -114,6 +109,32 @@ def first_views(verdict: Verdict, artwork: Artwork | None, *, goal: str) -> list
     ]
     order = sorted(range(count), key=lambda i: far[i] if staged else -far[i])
     return [views[i] for i in order]
+
+
+@torch.no_grad()
+def first_pairs(verdict: Verdict, artwork: Artwork | None) -> list[Pair]:
+    """The first whole photographs of the evaluation with their boxes, those that carry the artwork before others."""
+    held_out, rows = verdict.held_out, verdict.held_out.first
+    target, truth, scenes = held_out.target, held_out.truth, held_out.scenes.take(held_out.scene[held_out.first])
+    assert isinstance(target, Detector)
+    assert isinstance(truth, Seen)
+
+    def side(worn: Artwork | None, answers: Any) -> tuple[Float[Tensor, "n 3 h w"], Detections]:
+        return next(held_out.photographs(worn)), answers.take(rows)
+
+    position = torch.full((len(held_out),), -1, device=truth.image.device).index_put((rows,), torch.arange(len(rows)))
+    seen = replace(truth, image=position[truth.image])
+    scale = target.frame.size_px / scenes.images.shape[-1]
+    return pairs(
+        scenes.names,
+        side(None, verdict.clean),
+        None if artwork is None else side(artwork, verdict.attacked["artwork"]),
+        seen.take(seen.image >= 0),
+        threshold=target.threshold,
+        classes=target.classes,
+        counted=set(truth.label.tolist()),
+        extent_px=None if scenes.extent_px is None else scenes.extent_px * scale,
+    )
 
 
 def _where(far: float, yaw_deg: float, *, staged: bool) -> str:

@@ -76,5 +76,33 @@ def signs(names: Iterable[str]) -> str:
 
 def goal_class(goal: str) -> str | None:
     """The class that is to be answered; None where any wrong answer will do."""
-    kind, _, name = goal.partition(":")
-    return name if kind == "class" else None
+    return goal.partition(":")[2] or None
+
+
+def deed(goal: str, names: Iterable[str]) -> str:
+    """What the artwork makes a target do: `misread the stop sign`, `miss the stop sign`."""
+    kind, _, wanted = goal.partition(":")
+    match kind:
+        case "hide":
+            return f"miss {signs(names)}"
+        case "relabel":
+            return f"take {signs(names)} for {wanted}"
+        case "create":
+            return f"see {wanted} on {signs(names).removesuffix(' sign')}"
+        case "class":
+            return f"read {signs(names)} as {wanted}"
+    return f"misread {signs(names)}"
+
+
+def right(goal: str, names: Iterable[str]) -> str:
+    """What a target does that is not fooled: `reads the stop sign correctly`, `finds the stop sign`."""
+    kind, _, wanted = goal.partition(":")
+    if kind == "create":
+        return f"sees no {wanted} on {signs(names).removesuffix(' sign')}"
+    return f"finds {signs(names)}" if kind in ("hide", "relabel") else f"reads {signs(names)} correctly"
+
+
+def rightly(goal: str) -> str:
+    """`read correctly`, `found`: of the cases that count."""
+    kind = goal.partition(":")[0]
+    return {"hide": "found", "relabel": "found", "create": "judged rightly"}.get(kind, "read correctly")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from physadv.approach import Approaches
 from physadv.attacks import Attacked, attack, attack_each, check
 from physadv.config import AttackOptions, EvaluateOptions, SearchOptions
 from physadv.console import Console
@@ -14,6 +15,7 @@ from physadv.handwork import check_on_face, print_sheet
 from physadv.lagrangian import Closest, check_closest, closest
 from physadv.question import Target, check_question, classifier_only, goal_of
 from physadv.report import write_report
+from physadv.runs.drive import drive_towards, films
 from physadv.runs.shared import load_all, scenes_of, threat_of, versions
 from physadv.scenes import Scenes
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
@@ -57,7 +59,8 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
         found = attack(target, scenes, threat, **how, checkpoint=checkpoint, resume=options.resume)
     artwork = found.artwork.at(fits.artwork(found.artwork.rgb).place_mm)
     result = _evaluate(options, target, judged, artwork, world, fits, console)
-    return _finish(_Outcome(options, command, target, judged, artwork, result, found), out)
+    drives = _drives(options, target, judged, artwork, world, console)
+    return _finish(_Outcome(options, command, target, judged, artwork, result, found, drives), out)
 
 
 def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) -> dict[str, Any]:
@@ -83,7 +86,8 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         found = attack_each(target, searched, threat, seed=options.seed, **how)
         artwork = found.artwork
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
-    return _finish(_Outcome(options, command, target, scenes, artwork, result, found), out)
+    drives = _drives(options, target, scenes, artwork, world, console)
+    return _finish(_Outcome(options, command, target, scenes, artwork, result, found, drives), out)
 
 
 def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str, console: Console) -> dict[str, Any]:
@@ -145,6 +149,14 @@ def _evaluate(
         return evaluate(target, scenes, artwork, threat=threat, report=say, **how)
 
 
+def _drives(
+    options: SearchOptions, target: Target, scenes: Scenes, artwork: Artwork | None, world: World, console: Console
+) -> Approaches | None:
+    with console.status() as say:
+        say("drives towards the sign")
+        return drive_towards(options, target, scenes, artwork, world)
+
+
 @dataclass(frozen=True)
 class _Outcome:
     """A run that is over: what was asked, what was judged, what was found."""
@@ -156,6 +168,7 @@ class _Outcome:
     artwork: Artwork | None
     result: Evaluation
     found: Attacked | None
+    drives: Approaches | None
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -166,6 +179,8 @@ def _finish(outcome: _Outcome, out: Path) -> dict[str, Any]:
     """Write what was found: the artwork with its record, metrics.json, report.html."""
     run, artwork, result = _description(outcome), outcome.artwork, outcome.result
     metrics = result.metrics | {"run": run, "history": outcome.history}
+    if outcome.drives is not None:
+        metrics |= {"approach": outcome.drives.to_json()}
     if isinstance(outcome.found, Closest):
         metrics |= {"closest": outcome.found.to_json()}
     if artwork is not None and outcome.found is not None:
@@ -176,13 +191,16 @@ def _finish(outcome: _Outcome, out: Path) -> dict[str, Any]:
     write_json(out / "metrics.json", metrics)
     title = f"{outcome.target.name} · {run['scenes']['spec']} · {run['threat'] or 'clean'}"
     page = out / "report.html"
-    write_report(page, title=title, evaluation=result, artwork=artwork, history=outcome.history, run=run)
+    shown = replace(result, metrics=metrics)
+    how: dict[str, Any] = {"history": outcome.history, "run": run, "films": films(outcome.drives)}
+    write_report(page, title=title, evaluation=shown, artwork=artwork, **how)
     return metrics
 
 
 def _description(outcome: _Outcome) -> dict[str, Any]:
     """`run` of docs/metrics.md."""
     options, scenes, artwork, share = outcome.options, outcome.scenes, outcome.artwork, None
+    worn = scenes.labels if scenes.worn is None else scenes.labels[scenes.worn]
     if artwork is not None:
         share = float(covered_share(artwork, scenes.faces.area_mm2[faces_in_use(scenes)]).mean())
     return {
@@ -193,7 +211,7 @@ def _description(outcome: _Outcome) -> dict[str, Any]:
             "spec": getattr(options, "judge", None) or options.scenes,
             "n": len(scenes),
             "groups": len(set(scenes.groups)),
-            "classes": sorted({scenes.classes[int(label)] for label in scenes.labels}),
+            "classes": sorted({scenes.classes[int(label)] for label in worn}),
         },
         "threat": None if artwork is None else str(artwork.record.get("threat", "imported")),
         "goal": options.goal,

@@ -127,7 +127,7 @@ def _outline(board: Board) -> Float[Tensor, "points 2"]:
         return torch.tensor([[0.5 + 0.5 * cos(angle), 0.5 + 0.5 * sin(angle)] for angle in angles])
     along = torch.arange(OUTLINE_POINTS // 4) / (OUTLINE_POINTS // 4)
     low, high = torch.zeros_like(along), torch.ones_like(along)
-    sides = ((along, low), (high, along), (along, high), (low, 1 - along))
+    sides = ((along, low), (high, along), (1 - along, high), (low, 1 - along))
     return torch.cat([torch.stack(side, 1) for side in sides])
 
 

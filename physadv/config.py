@@ -72,7 +72,7 @@ class SearchOptions(TargetOptions):
     mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
     palette: str | None = Field(None, description="any, bw (black and white), printable.")
     resolution_px: int = Field(64, ge=2, le=2048, description="Pixels along the artwork's longer side.")
-    objective: str = Field(DEFAULTS.objective, description="margin or cross-entropy; of detectors: margin, margin-mean.")
+    objective: str = Field(DEFAULTS.objective, description="margin, cross-entropy; detectors: margin, margin-mean.")
     kappa: float = Field(DEFAULTS.kappa, description="Margin in logits at which a view pulls no more.")
     expectation: str = Field(DEFAULTS.expectation, description="mean, or cvar:0.5 for the worst half of the views.")
     optimiser: str = Field(

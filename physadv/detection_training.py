@@ -69,7 +69,8 @@ def assign(
     quality = metric / max metric * max IoU: the best point of each sign should say its IoU.
     Feng et al. 2021, TOOD, section 3.2.
     """
-    found = iou(sign[:, None], boxes[None])
+    pairs = (len(sign), len(boxes), 4)
+    found = iou(sign[:, None].expand(pairs), boxes.expand(pairs))
     metric = scores[:, label].mT * found**SHARP * eligible
     least = metric.topk(min(POINTS, metric.shape[1]), 1).values[:, -1:]
     chosen = (metric >= least) & (metric > 0)

@@ -237,7 +237,7 @@ def average(
     boot = np.mean([resampled(one, groups, seed=seed, resamples=resamples) for one in seen], 0)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     signs = sum(int(one.signs.sum()) for one in seen)
-    k_g, n_g = (sum(column) for column in zip(*(_shares(one, group, signs / len(seen)) for one in seen), strict=True))
+    k_g, n_g = np.sum([_shares(one, group, signs / len(seen)) for one in seen], 0)
     some = n_g > 0
     wide = wilson_interval(value, effective_views(k_g[some], n_g[some]))
     low, high = np.nanquantile(boot, (0.025, 0.975))

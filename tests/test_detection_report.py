@@ -268,7 +268,7 @@ def drives(braking_m: float = 15.0) -> dict:
 
 def test_what_has_been_found_stays_found():
     plot = approach_plot(drives())
-    assert [line.said for line in plot.lines] == ["without 100 %", "with artwork 50 %"]
+    assert [line.said for line in plot.lines] == ["without 100 %", "artwork 50 %"]
     floor, height = HEIGHT - 44, HEIGHT - 44 - TOP
     clean = [round((floor - y) / height, 2) for _, y in plot.lines[0].points]
     assert clean == sorted(clean)
@@ -317,7 +317,7 @@ def covered(images: torch.Tensor, seen: Seen, share: float, *, seed: int | None)
 
 @pytest.fixture(scope="module")
 def street(data):
-    """Real photographs with signs of each kind, and what the real detector finds in them, squares on the signs or not."""
+    """Real photographs with signs of each kind, and what the real detector finds in them, bare or with squares."""
     target = load_target(f"export:{data / 'models' / 'yolox_nano_coco_416.pt2'}")
     names = {row: name for row, name in enumerate(target.classes) if name in ("stop-sign", "traffic-light")}
     folder = data / "roadsign" / "test"

@@ -221,8 +221,8 @@ def test_the_loss_falls_with_better_boxes_and_scores() -> None:
     truth = [(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([0]))]
 
     def loss(box: list[float], here: float, there: float) -> float:
-        boxes = torch.tensor([[box, [8.0, 0, 16, 8]]])
-        return detection_loss(boxes, torch.tensor([[[here], [there]]]), places, truth).item()
+        boxes = torch.tensor([[box, [8, 0, 16, 8]]]).float()
+        return detection_loss(boxes, torch.tensor([[[float(here)], [float(there)]]]), places, truth).item()
 
     good = loss([0, 0, 8, 8], 4, -4)
     assert good < loss([0, 0, 8, 6], 4, -4)

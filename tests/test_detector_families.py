@@ -3,7 +3,7 @@
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,29 @@ def measured(model: nn.Module, backbone: nn.Module, side: int) -> None:
     for part in backbone.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.train()
+            part.reset_running_stats()
             part.momentum = None
     with torch.no_grad():
         backbone(pictures(4, side))
     model.eval()
+
+
+def tamed(layers: dict[nn.Module, float], run: Callable[[], object]) -> None:
+    """Last layers whose outputs have the given deviation: neither all the same nor all saturated; and a bias of it."""
+
+    first: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, _: object, out: Tensor) -> None:
+        first.setdefault(layer, out)
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    with torch.no_grad():
+        run()
+        for layer, out in first.items():
+            layer.weight *= layers[layer] / (out - layer.bias.reshape(-1, *[1] * (out.ndim - 2))).std()
+            layer.bias.copy_(layers[layer] * torch.rand_like(layer.bias))
+    for hook in hooks:
+        hook.remove()
 
 
 def assert_differentiable_and_frozen(detector: Detector, images: Tensor) -> None:
@@ -82,19 +101,19 @@ def assert_differentiable_and_frozen(detector: Detector, images: Tensor) -> None
 
 
 def surest(raw: Raw, count: int) -> float:
-    """A score that at most so many pairs of box and class exceed in any image, halfway to the next."""
-    scores = raw.scores.flatten(1).topk(min(count + 1, raw.scores[0].numel()), 1).values
-    return max(float(scores[:, -2:].mean(1).max()), 0.0101)
+    """A score that so many pairs of box and class exceed, halfway to the next."""
+    scores = raw.scores.flatten().topk(min(count + 1, raw.scores.numel())).values
+    return max(float(scores[-2:].mean()), 0.0101)
 
 
 def assert_same_detections(found: Raw, detector: Detector, expected: list[dict[str, Tensor]], *, above: float) -> None:
     """After NMS, among detections of some area and surer than `above`: boxes, scores and labels of every image."""
     mine = suppress(found, detector.nms_iou)
+    assert sum(int((one["scores"] > above).sum()) for one in expected) >= 8
     for row, all_of_theirs in enumerate(expected):
         real = area(all_of_theirs["boxes"]) > 0
         theirs = {key: value[real] for key, value in all_of_theirs.items()}
         count = int((theirs["scores"] > above).sum())
-        assert count >= 5
         assert count == int((mine.scores[row] > above).sum())
         torch.testing.assert_close(mine.scores[row, :count], theirs["scores"][:count], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(mine.boxes[row, :count], theirs["boxes"][:count], rtol=1e-3, atol=1e-2)
@@ -254,8 +273,8 @@ def test_hf_says_what_is_wrong(tmp_path: Path) -> None:
 # --- torchvision:
 
 TV = {
-    "fasterrcnn_mobilenet_v3_large_320_fpn": 96,
-    "fasterrcnn_resnet50_fpn_v2": 64,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 192,
+    "fasterrcnn_resnet50_fpn_v2": 128,
     "retinanet_resnet50_fpn": 96,
     "fcos_resnet50_fpn": 96,
     "ssd300_vgg16": 300,
@@ -269,14 +288,14 @@ def tv_model(name: str) -> Any:
     library = imported("torchvision")
     model = library.models.get_model(name, weights=None, weights_backbone=None, num_classes=4).eval()
     measured(model, model.backbone, TV[name])
-    head = getattr(model, "roi_heads", model)
-    last = head.box_predictor if hasattr(head, "box_predictor") else head.head
-    with torch.no_grad():
-        for part, parameter in last.named_parameters():
-            if parameter.ndim > 1:
-                parameter.add_(0.5 * parameter.std() * torch.randn_like(parameter))
-            elif "bias" in part:
-                parameter.copy_(0.3 * torch.randn_like(parameter).abs())
+    head = model.roi_heads.box_predictor if hasattr(model, "roi_heads") else model.head
+    last = [
+        (part, layer) for part, layer in head.named_modules() if any(key in part for key in ("cls", "bbox", "list"))
+    ]
+    layers = {layer: 1.5 if "cl" in part else 0.3 for part, layer in last if getattr(layer, "bias", None) is not None}
+    if model.transform.fixed_size is None:
+        model.transform.min_size, model.transform.max_size = (TV[name],), TV[name]
+    tamed(layers, lambda: model(list(pictures(2, TV[name]))))
     return model
 
 
@@ -288,8 +307,6 @@ def tv_loaded(name: str, folder: Path, *, suffix: str = "safetensors") -> tuple[
     else:
         torch.save({"model": model.state_dict(), "epoch": 3}, folder / "weights.pth")
     (folder / "weights.json").write_text(json.dumps({"classes": THREE, "input_size": side}))
-    if model.transform.fixed_size is None:
-        model.transform.min_size, model.transform.max_size = (side,), side
     detector = load_target(f"torchvision:{name}:{folder / 'weights'}.{suffix}")
     assert isinstance(detector, Detector)
     return model, detector
@@ -302,9 +319,9 @@ def test_torchvision_answers_what_its_library_answers(tmp_path: Path, name: str)
     images = pictures(2, TV[name])
     with torch.no_grad():
         raw = detector(images)
-        above = max(surest(raw, 150), 0.051)
+        above = max(surest(raw, 90), 0.051)
         heads = getattr(model, "roi_heads", model)
-        heads.score_thresh, heads.detections_per_img = above, 100
+        heads.score_thresh, heads.detections_per_img = above, 1000
         expected = model(list(images))
     for one in expected:
         one["labels"] = one["labels"] - 1
@@ -360,11 +377,14 @@ def yolo_saved(plan: str, folder: Path) -> Any:
     library = imported("ultralytics")
     yolo = library.YOLO(f"{plan}.yaml", task="detect")
     yolo.model.names = dict(enumerate(["Stop Sign", *(f"thing {row}" for row in range(1, 80))]))
-    with torch.no_grad():
-        for name, parameter in yolo.model.model[-1].named_parameters():
-            if "cv3" in name and parameter.shape[0] == 80:
-                parameter.copy_(0.1 * torch.randn_like(parameter) if parameter.ndim > 1 else parameter * 0 - 2)
     measured(yolo.model, yolo.model, YOLO_SIDE)
+    head = yolo.model.model[-1]
+    layers = {
+        part: 1.5
+        for name, part in head.named_modules()
+        if "cv3" in name and isinstance(part, nn.Conv2d) and part.bias is not None
+    }
+    tamed(layers, lambda: yolo.model(pictures(2, YOLO_SIDE)))
     yolo.model.model[-1].end2end = plan in UNSUPPRESSED
     yolo.save(folder / "mine.pt")
     (folder / "mine.json").write_text(json.dumps({"input_size": YOLO_SIDE}))

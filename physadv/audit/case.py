@@ -6,9 +6,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from physadv.heldout import HeldOut, varies
-from physadv.question import truth_of
 from physadv.objectives import Goal, parse_goal
 from physadv.objectives.classification import margin
+from physadv.question import truth_of
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier
 from physadv.threats.base import Artwork, Threat

@@ -192,7 +192,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _label(pen: ImageDraw.ImageDraw, said: Sequence[Marked], scale: int, size: tuple[int, int]) -> None:
     """A label beside each box, where no other label is if there is room: above it, below, inside."""
-    font = _font(max(14, round(0.043 * max(size))))
+    font = _font(max(14, round(0.045 * size[0])))
     taken: list[tuple[float, float, float, float]] = []
     for one in said:
         left, top, right, bottom = (scale * edge for edge in one.box)

@@ -10,7 +10,7 @@ import numpy as np
 from physadv.report.words import interval, percent
 from physadv.stats import wilson
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 290, 52, 128, 14, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 52, 124, 28, 44
 LINE_PX = 18  # between labels
 STYLES = {  # colours and dashes that are told apart without one of the two
     "clean": ("#08306b", ""),
@@ -153,7 +153,7 @@ def approach_plot(told: Json) -> Plot:
     distances, far = told["distances_m"], max(told["distances_m"])
     across = [1 - distance / far for distance in distances]
     drawn, bands = [], []
-    for name, side, words in (("clean", "clean", "without"), ("artwork", "attacked", "with artwork")):
+    for name, side, words in (("clean", "clean", "without"), ("artwork", "attacked", "artwork")):
         found = np.maximum.accumulate(np.array([one[side] for one in told["approaches"]], dtype=bool), axis=1)
         rates = [wilson(int(column.sum()), len(column)) for column in found.T]
         steps = [_place(x, rate.rate or 0.0) for x, rate in zip(across, rates, strict=True)]
@@ -212,7 +212,8 @@ def _average(said: Json) -> tuple[str, str]:
 
 
 def _boxes(said: Json) -> tuple[str, str]:
-    return f"{said['per_image']:.2g}", span(said)
+    few = said["boxes"] and said["per_image"] < 0.005
+    return f"{said['per_image']:{'.1g' if few else '.2f'}}", span(said)
 
 
 def precision_rows(metrics: Json) -> Iterator[tuple[str, ...]]:

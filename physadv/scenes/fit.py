@@ -144,11 +144,11 @@ def _crop(
     to_crop = np.array(
         [[scale_x, 0.0, (REACH * width - x1) * scale_x], [0.0, scale_y, (REACH * height - y1) * scale_y], [0, 0, 1.0]]
     )
-    window = cv2.sepFilter2D(window, -1, _soft(scale_x), _soft(scale_y), borderType=cv2.BORDER_REPLICATE)
+    soft = cv2.sepFilter2D(window, -1, _soft(scale_x), _soft(scale_y), borderType=cv2.BORDER_REPLICATE)
     offset = np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
     matrix = _HALF @ to_crop @ offset @ np.linalg.inv(_HALF)
     size = (ceil(SIDE_PX * (1 + 2 * REACH)),) * 2
-    crop = cv2.warpPerspective(window, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    crop = cv2.warpPerspective(soft, matrix, size, borderMode=cv2.BORDER_REPLICATE)
     valid = cv2.warpPerspective(np.ones(window.shape[:2], np.uint8), matrix, size)
     return crop, valid, to_crop
 

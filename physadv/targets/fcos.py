@@ -59,7 +59,7 @@ class SignsDet(nn.Module):
             grids.append(torch.cat([grid, grid.new_full((len(grid), 1), stride_px)], 1))
         return torch.cat(grids)
 
-    def _pyramid(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c h w"]]:
+    def _pyramid(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c _ _"]]:
         """Features per stride, each with those of the coarser ones added (Lin et al. 2017, feature pyramids)."""
         features, found = self.stem((images - MEAN) / STD), []
         for part in self.stages:

@@ -34,6 +34,8 @@ WARM_UP = 0.05  # of the steps
 QUIET = 0.15  # of the epochs, at the end, without mosaics and pasted signs (Ge et al. 2021)
 CHECK_EVERY = 5  # epochs
 
+Truth = tuple[Float[Tensor, "_ 4"], Int[Tensor, " _"]]  # boxes and labels of one picture
+
 
 @dataclass(frozen=True)
 class DetectorRecipe:
@@ -102,7 +104,7 @@ def detection_loss(
     boxes: Float[Tensor, "n k 4"],
     logits: Float[Tensor, "n k c"],
     places: Float[Tensor, "k 3"],
-    truth: Sequence[tuple[Float[Tensor, "m 4"], Int[Tensor, " m"]]],
+    truth: Sequence[Truth],
 ) -> Float[Tensor, ""]:
     """Varifocal loss of the scores + 2 * mean of (1 - GIoU), both weighted by the scores asked for."""
     scores = logits.detach().sigmoid()
@@ -164,7 +166,7 @@ class Run:
             moments |= {f"{row}.{name}": value for name, value in state.items()}
         return {"module": self.module.state_dict(), "average": self.average.state_dict(), "optimiser": moments}
 
-    def learn(self, images: Float[Tensor, "n 3 s s"], truth: Sequence[tuple[Tensor, Tensor]], *, rate: float) -> float:
+    def learn(self, images: Float[Tensor, "n 3 s s"], truth: Sequence[Truth], *, rate: float) -> float:
         """One step of the optimiser; the loss before it."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -253,7 +255,7 @@ def _batches(
     epoch: int,
     steps: int,
     seed: int,
-) -> Iterator[tuple[Float[Tensor, "n 3 s s"], list[tuple[Tensor, Tensor]]]]:
+) -> Iterator[tuple[Float[Tensor, "n 3 s s"], list[Truth]]]:
     """The pictures of an epoch, in batches."""
     quiet = epoch >= (1 - QUIET) * recipe.epochs
     how = Augmentation(size_px, mosaic=0.0, pasted=1) if quiet else Augmentation(size_px)

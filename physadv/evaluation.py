@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from physadv.detection_metrics import summary
 from physadv.heldout import HeldOut
 from physadv.objectives import Detection, Margin, Objective, parse_goal
-from physadv.precision import summary
 from physadv.question import Answer, Target, check_question, goal_of, labels_of, objective_of, view_of_cases
 from physadv.scenes.base import Scenes
 from physadv.stats import Rate, cluster_rate, wilson
@@ -185,12 +185,14 @@ def _wrong(verdict: Verdict, logits: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]
 def _detection(verdict: Verdict, still: Verdict, seed: int) -> dict[str, Any]:
     """AP50, precision, recall and false boxes: in the views, and (`file`) of the photographs as they are."""
     target, scenes = verdict.held_out.target, verdict.held_out.scenes
+    assert isinstance(target, Detector)
+    threshold = target.threshold
     known = {int(row) for row in labels_of(target, scenes)} - {UNKNOWN}
     names = {row: target.classes[row] for row in sorted(known)}
 
     def told(of: Verdict) -> dict[str, Any]:
         groups = [scenes.groups[row] for row in of.held_out.scene.tolist()]
-        how: dict[str, Any] = {"names": names, "threshold": target.threshold, "groups": groups}
+        how: dict[str, Any] = {"names": names, "threshold": threshold, "groups": groups}
         return summary({"clean": of.clean} | of.attacked, of.held_out.truth, **how, seed=derive(seed, "ap"))
 
     return told(verdict) | {"file": told(still)}

@@ -10,11 +10,11 @@ from faster_coco_eval import COCO, COCOeval_faster
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from physadv.stats import Rate, bootstrap_interval, cluster_rate, effective_views, student, wilson_interval
+from physadv.stats import Rate, cluster_rate, effective_views, student, wilson_interval
 from physadv.targets.boxes import MATCH_IOU, UNKNOWN, Detections, Seen, iou
 
 RECALLS = np.linspace(0, 1, 101)  # at which COCO asks for the precision
-_RESAMPLES = 1000
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _envelope(precision: Float[np.ndarray, "*r t"]) -> Float[np.ndarray, "*r t"]
 
 
 def resampled(
-    matched: Matched, groups: Sequence[str], *, seed: int, resamples: int = _RESAMPLES
+    matched: Matched, groups: Sequence[str], *, seed: int, resamples: int = RESAMPLES
 ) -> Float[np.ndarray, " r"]:
     """The AP of groups of images drawn with replacement; NaN where none of them shows a sign.
 
@@ -221,7 +221,7 @@ def _counts(
 
 
 def average(
-    matched: Sequence[Matched], groups: Sequence[str], *, value: float | None, seed: int, resamples: int = _RESAMPLES
+    matched: Sequence[Matched], groups: Sequence[str], *, value: float | None, seed: int, resamples: int = RESAMPLES
 ) -> Average:
     """The AP of one class, or its mean over several, with an interval. value: as `average_precision` has it.
 
@@ -254,23 +254,43 @@ def _shares(
     return scale * k_g, scale * np.bincount(group, weights=matched.signs, minlength=count)
 
 
-def fall(before: Matched, after: Matched, groups: Sequence[str], *, seed: int, resamples: int = _RESAMPLES) -> Average:
+def fall(before: Matched, after: Matched, groups: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> Average:
     """AP before − AP after on the same images, with a paired interval.
 
-    The union of the bootstrap's percentiles and Student's on the jackknife over groups (Efron and Tibshirani 1993, 11).
+    The union of three: the bootstrap's percentiles, Student's on the jackknife over groups (Efron and Tibshirani 1993,
+    11), and Wilson's of a change of this size on the effective number of signs, because a few signs of which none
+    changed prove little. Simulated coverage: 92 to 100 % for 6 to 54 groups, where the percentiles alone cover 54 to
+    96 % (tests/test_precision.py).
     """
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     count, signs = int(group.max()) + 1, int(before.signs.sum())
     if not signs or count < 2:
         return Average(None, signs, None, None)
-    drawn = [resampled(one, groups, seed=seed, resamples=resamples) for one in (before, after)]
-    low, high = np.nanquantile(drawn[0] - drawn[1], (0.025, 0.975))
+    one, other = (resampled(side, groups, seed=seed, resamples=resamples) for side in (before, after))
     times = np.vstack([np.ones(count), 1 - np.eye(count)])
     differences = weighted(before, group, times) - weighted(after, group, times)
-    value, left_out = float(differences[0]), differences[1:][np.isfinite(differences[1:])]
-    spread = (len(left_out) - 1) ** 2 / len(left_out) * left_out.var(ddof=1) if len(left_out) > 1 else np.inf
-    half = min(student(max(1, len(left_out) - 1)) * float(np.sqrt(spread)), 2.0)
-    return Average(value, signs, max(-1.0, min(float(low), value - half)), min(1.0, max(float(high), value + half)))
+    value = float(differences[0])
+    half = _jackknife(differences[1:][np.isfinite(differences[1:])])
+    ends = [*np.nanquantile(one - other, (0.025, 0.975)), value - half, value + half]
+    ends += _change(value, before, after, group)
+    return Average(value, signs, max(-1.0, float(min(ends))), min(1.0, float(max(ends))))
+
+
+def _jackknife(left_out: Float[np.ndarray, " g"]) -> float:
+    """t · sqrt((g − 1)/g · Σ (value without a group − their mean)²): half of Student's interval."""
+    count = len(left_out)
+    if count < 2:
+        return 2.0
+    return float(student(count - 1) * np.sqrt((count - 1) * left_out.var()))
+
+
+def _change(value: float, before: Matched, after: Matched, group: Int[np.ndarray, " n"]) -> list[float]:
+    """Ends of Wilson's interval of |value|, with its sign; with both where nothing changed."""
+    signs = float(before.signs.sum())
+    (k_g, n_g), (later, _) = (_shares(side, group, signs) for side in (before, after))
+    some, side = n_g > 0, -1 if value < 0 else 1
+    ends = wilson_interval(abs(value), effective_views(side * (k_g - later)[some], n_g[some]))
+    return [turn * end for turn in ((side,) if value else (1, -1)) for end in ends]
 
 
 def precision_recall(
@@ -314,73 +334,3 @@ def false_boxes(detections: Detections, seen: Seen, *, counted: Collection[int],
     known = torch.tensor(sorted(set(counted) - {UNKNOWN}), dtype=torch.long, device=on.device)
     ours = torch.isin(detections.labels, known) & (detections.scores >= threshold) & (detections.scores > 0)
     return (ours & (excused == 0)).sum(1)
-
-
-def summary(
-    arms: Mapping[str, Detections],
-    seen: Seen,
-    *,
-    names: Mapping[int, str],
-    threshold: float,
-    groups: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    """What metrics.json says of a detector (docs/metrics.md, Detectors).
-
-    arms: the detections on the same views without the artwork (first), with it, and with its controls.
-    names: the classes of the scenes that the detector knows, by label. groups: one per view.
-    """
-    judged = {name: _judged(arms, seen, label, threshold, groups, seed) for label, name in names.items()}
-    points = {arm: average_precision(one, seen, classes=list(names)) for arm, one in arms.items()}
-    matched = {arm: [match(one, seen, label=label) for label in names] for arm, one in arms.items()}
-    return {
-        "threshold": threshold,
-        "iou": MATCH_IOU,
-        "images": len(groups),
-        "classes": judged,
-        "mean": {arm: average(matched[arm], groups, value=_mean(points[arm]), seed=seed).to_json() for arm in arms},
-        "false_boxes": _false(arms, seen, names, threshold, groups, seed),
-    }
-
-
-def _mean(values: Mapping[int, float | None]) -> float | None:
-    known = [value for value in values.values() if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _judged(
-    arms: Mapping[str, Detections], seen: Seen, label: int, threshold: float, groups: Sequence[str], seed: int
-) -> dict[str, Any]:
-    """One class under every arm."""
-    matched = {arm: match(one, seen, label=label) for arm, one in arms.items()}
-    points = {arm: average_precision(one, seen, classes=[label])[label] for arm, one in arms.items()}
-    work = {arm: operating(one, threshold=threshold, groups=groups, seed=seed) for arm, one in matched.items()}
-    first, *others = matched
-    return {
-        "signs": int(matched[first].signs.sum()),
-        "ap50": {arm: average([one], groups, value=points[arm], seed=seed).to_json() for arm, one in matched.items()},
-        "fall": {arm: fall(matched[first], matched[arm], groups, seed=seed).to_json() for arm in others},
-        "precision": {arm: one.precision.to_json() for arm, one in work.items()},
-        "recall": {arm: one.recall.to_json() for arm, one in work.items()},
-        "false_boxes": _false(arms, seen, [label], threshold, groups, seed),
-        "curve": {arm: curve(one) for arm, one in matched.items()},
-    }
-
-
-def _false(
-    arms: Mapping[str, Detections],
-    seen: Seen,
-    counted: Collection[int],
-    threshold: float,
-    groups: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    """False boxes per image, with the percentiles of a bootstrap over groups."""
-    group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    images, told = np.bincount(group).astype(float), {}
-    for arm, one in arms.items():
-        boxes = false_boxes(one, seen, counted=counted, threshold=threshold).cpu().numpy()
-        low, high = bootstrap_interval(np.bincount(group, weights=boxes), images, seed, _RESAMPLES)
-        total = int(boxes.sum())
-        told[arm] = {"per_image": total / len(groups), "boxes": total, "images": len(groups), "ci95": [low, high]}
-    return told

@@ -4,6 +4,7 @@ A *case* is what an attack wins or loses: a view (classifiers), or a sign with t
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -28,9 +29,11 @@ from physadv.targets.boxes import UNKNOWN, Detections, Seen, joined, together
 from physadv.targets.spec import align_labels
 from physadv.transforms.world import Views, World
 
-Target = Classifier | Detector
-Truth = Int[Tensor, " n"] | Seen
-Answer = Float[Tensor, "n c"] | Detections
+Target: TypeAlias = Classifier | Detector
+Truth: TypeAlias = Any
+"""What is to be answered: the row of the class of each view, (n,); of a detector, `Seen`."""
+Answer: TypeAlias = Any
+"""What is answered: logits (n, c); of a detector, `Detections`."""
 
 
 def goal_of(target: Target, text: str) -> Goal:
@@ -65,8 +68,8 @@ def answer(target: Target, images: Float[Tensor, "n 3 h w"]) -> Answer:
 def together_answers(parts: Sequence[Answer]) -> Answer:
     """Of one batch of images after the other."""
     if isinstance(parts[0], Detections):
-        return joined([part for part in parts if isinstance(part, Detections)])
-    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+        return joined(parts)
+    return torch.cat([*parts])
 
 
 def taken(answers: Answer, rows: Int[Tensor, " m"]) -> Answer:
@@ -104,20 +107,19 @@ def truth_in(target: Target, scenes: Scenes, views: Views, *, world: World) -> T
 def together_truths(parts: Sequence[Truth], images: Sequence[int]) -> Truth:
     """Of one batch of views after the other; images: how many each holds."""
     if isinstance(parts[0], Seen):
-        return together([part for part in parts if isinstance(part, Seen)], images)
-    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+        return together(parts, images)
+    return torch.cat([*parts])
 
 
 def view_of_cases(objective: Objective, truth: Truth) -> Int[Tensor, " cases"]:
     """The row of each case's view."""
     if isinstance(truth, Seen) and isinstance(objective, Detection):
         return objective.cases(truth).image
-    assert isinstance(truth, Tensor)
     return torch.arange(len(truth), device=truth.device)
 
 
 def classifier_only(target: Target, what: str) -> Classifier:
     """UserError: the target is a detector."""
     if isinstance(target, Detector):
-        raise UserError(f"{what} needs a classifier, and {target.name} is a detector: use attack or evaluate.")
+        raise UserError(f"{what} needs a classifier so far, and {target.name} is a detector: use attack or evaluate.")
     return target

@@ -14,8 +14,8 @@ from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, Stri
 from PIL import Image
 
 import physadv.report
+from physadv.detection_metrics import summary
 from physadv.files import image_tensor
-from physadv.precision import summary
 from physadv.report.detection import (
     COLOURS,
     MARKS,

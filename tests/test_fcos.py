@@ -33,7 +33,7 @@ def images(count: int, *, seed: int = 0) -> Tensor:
 def silenced(module: SignsDet, last: list[float]) -> SignsDet:
     """The same boxes, relative to its point, at every point."""
     nn.init.zeros_(module.regress[-1].weight)
-    module.regress[-1].bias.data = torch.tensor(last)
+    module.regress[-1].bias.data = torch.tensor(last, dtype=torch.float32)
     return module
 
 

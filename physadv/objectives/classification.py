@@ -1,8 +1,8 @@
-"""L for classifiers: what the adversary minimises, and when it has won."""
+"""L: what the adversary minimises, and when it has won; and both for classifiers."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,19 +20,21 @@ DEFAULT_KAPPA = 5.0
 
 @runtime_checkable
 class Objective(Protocol):
+    """answers, truth: logits and labels of a classifier; `Answers` and `Seen` of a detector."""
+
     @property
     def goal(self) -> Goal: ...
 
-    def loss(self, logits: Logits, truth: Truth) -> Float[Tensor, " n"]:
-        """What the adversary minimises, per view."""
+    def loss(self, answers: Any, truth: Any) -> Float[Tensor, " cases"]:
+        """What the adversary minimises, per case."""
         ...
 
-    def success(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
+    def success(self, answers: Any, truth: Any) -> Bool[Tensor, " cases"]:
         """Does the answer reach the goal? Also used on real photographs."""
         ...
 
-    def eligible(self, logits: Logits, truth: Truth) -> Bool[Tensor, " n"]:
-        """Is the answer right without the artwork? Only such views can be taken."""
+    def eligible(self, answers: Any, truth: Any) -> Bool[Tensor, " cases"]:
+        """Is the answer right without the artwork? Only such cases can be taken."""
         ...
 
 

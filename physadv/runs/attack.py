@@ -47,7 +47,10 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
     how: dict[str, Any] = {"world": world, "settings": options.settings(), "seed": options.seed}
     if options.closest:
         how |= {"distance": options.closest, "rounds": options.rounds, "success": options.needed}
-    (check_closest if options.closest else check)(target, scenes, threat, **how)
+    if options.closest:
+        check_closest(classifier_only(target, "--closest"), scenes, threat, **how)
+    else:
+        check(target, scenes, threat, **how)
     if options.resume and not options.out.is_dir():
         raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
     out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)

@@ -21,7 +21,7 @@ from physadv.files import prepare_folder, write_json
 from physadv.framed import framed
 from physadv.heldout import HeldOut
 from physadv.objectives import Margin, parse_goal
-from physadv.question import truth_of
+from physadv.question import classifier_only, truth_of
 from physadv.report.audit import write_audit
 from physadv.runs.shared import check_device, fitted, scenes_of, threat_of, versions
 from physadv.scenes import Scenes
@@ -42,7 +42,7 @@ def run_audit(options: AuditOptions, *, command: str, console: Console) -> dict[
     """Audit; metrics in audit.json, a page in report.html."""
     check_device(options.device)
     raw = scenes_of(options, options.scenes, options.backgrounds).to(options.device)
-    given = load_target(options.target, device=options.device)
+    given = classifier_only(load_target(options.target, device=options.device), "audit")
     if options.defence:
         console.say(f"putting {options.defence} in front; where it learns from photographs, it does so now")
     case, softmax = _case(options, raw, given)

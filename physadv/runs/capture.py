@@ -28,7 +28,7 @@ from physadv.files import prepare_folder, read_json, to_pil, write_atomic, write
 from physadv.handwork import check_on_face
 from physadv.objectives import Margin, check_goal, parse_goal
 from physadv.printing.sheet import JSON as SHEET
-from physadv.question import truth_of
+from physadv.question import classifier_only, truth_of
 from physadv.report.capture import write_capture_report
 from physadv.runs.attack import versions
 from physadv.runs.shared import check_device
@@ -117,7 +117,8 @@ def _prepare(options: CaptureOptions) -> _Run:
         raise UserError("Which photographs? Give a folder, a video or the number of a camera: physadv capture PHOTOS.")
     if len([one for one in (options.sheet, options.tags, options.quads) if one]) > 1:
         raise UserError("--sheet, --tags and --quads each say where the sign is: give one of them.")
-    target, world = load_target(options.target, device=options.device), load_world(options.world)
+    target = classifier_only(load_target(options.target, device=options.device), "capture")
+    world = load_world(options.world)
     source = open_source(options.photos, focal_px=options.focal_px, frames=options.frames)
     run = _Run(options, target, world, source, {})
     artwork = run.artwork(None, run.sign(options.face))

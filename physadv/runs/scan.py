@@ -17,7 +17,7 @@ from physadv.evaluation import Evaluation, evaluate
 from physadv.files import prepare_folder, write_json
 from physadv.heldout import HeldOut
 from physadv.objectives import Margin, check_goal, parse_goal
-from physadv.question import truth_of
+from physadv.question import classifier_only, truth_of
 from physadv.report.heatmap import write_scan_report
 from physadv.runs.shared import load_all, versions
 from physadv.scan import (
@@ -117,7 +117,8 @@ def _resolved(options: ScanOptions) -> ScanOptions:
 
 def _prepare(options: ScanOptions, command: str) -> _Run:
     """Everything that can be wrong is wrong here, before anything is written."""
-    target, world, searched, judged = load_all(options)
+    given, world, searched, judged = load_all(options)
+    target = classifier_only(given, "scan")
     if world.reserved:
         raise UserError(f"The world {world.name!r} only judges: a scan in it would spoil it; choose another --world.")
     goal = parse_goal(options.goal, target.classes)

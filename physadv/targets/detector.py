@@ -87,7 +87,7 @@ def letterbox(images: Float[Tensor, "n 3 h w"], frame: Frame) -> tuple[Float[Ten
 def suppress(raw: Raw, nms_iou: float | None) -> Detections:
     """Non-maximum suppression within each class; the surest 100 detections of each image."""
     found = [_suppress(boxes, scores, nms_iou) for boxes, scores in zip(raw.boxes, raw.scores, strict=True)]
-    return Detections(*(pad_sequence(column, batch_first=True) for column in zip(*found, strict=True)))
+    return Detections(*(pad_sequence([*column], batch_first=True) for column in zip(*found, strict=True)))
 
 
 def _suppress(

@@ -29,6 +29,7 @@ from physadv.report.detection import (
     spread,
 )
 from physadv.report.detection_plots import (
+    FLOOR,
     HEIGHT,
     LEFT,
     LINE_PX,
@@ -221,10 +222,18 @@ def test_precision_curves_end_where_the_recall_ends():
     assert plot.alt == "stop: clean 0.97, artwork 0.31, grey 0.96, random 0.95"
 
 
+def test_labels_of_many_short_curves_stand_in_the_margin():
+    (plot,) = precision_curves(judged(clean=0.4, artwork=0.3, grey=0.35, random=0.95))
+    assert all(line.leader for line in plot.lines)
+    heights = sorted(line.label_at[1] for line in plot.lines)
+    assert min(np.diff(heights)) >= LINE_PX
+
+
 def test_a_curve_of_nothing():
     (plot,) = precision_curves(judged(clean=0.5, artwork=None))
     assert [line.said for line in plot.lines] == ["clean 0.50", "artwork 0.00"]
     assert len(plot.lines[1].points) == 1
+    assert plot.lines[1].label_at[1] <= FLOOR
 
 
 @pytest.mark.parametrize("heights", [[20.0, 21.0, 22.0], [240.0, 241.0, 246.0, 244.0], [50.0], [], [14.0, 200.0]])
@@ -234,7 +243,7 @@ def test_labels_stand_apart(heights):
         range(len(heights)), key=lambda row: moved[row]
     )
     assert all(high - low >= LINE_PX - 1e-9 for low, high in zip(sorted(moved), sorted(moved)[1:], strict=False))
-    assert all(TOP <= height <= HEIGHT for height in moved)
+    assert all(TOP <= height <= FLOOR for height in moved)
 
 
 @pytest.mark.parametrize(

@@ -458,7 +458,10 @@ def test_ultralytics_says_what_is_wrong(tmp_path: Path) -> None:
 # --- where the library is not there
 
 
-@pytest.mark.parametrize(("spec", "library"), [("hf:x", "transformers"), ("ultralytics:x.yaml", "ultralytics")])
+@pytest.mark.parametrize(
+    ("spec", "library"),
+    [("hf:x", "transformers"), ("torchvision:x", "torchvision"), ("ultralytics:x.yaml", "ultralytics")],
+)
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, spec: str, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=rf"needs {library}.*pip install 'physadv\["):

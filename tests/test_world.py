@@ -26,6 +26,7 @@ from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Ton
 from physadv.transforms.colour import to_linear, to_srgb
 from physadv.transforms.light import Exposure, Glare, Gradient, Shadow, Temperature, Veil
 from physadv.transforms.mount import Bend, Placement
+from physadv.transforms.paste import Windows
 from physadv.transforms.print import Ink
 from physadv.transforms.stages import FAMILIES, Draw, Stages
 from physadv.transforms.texture import white_noise
@@ -432,6 +433,10 @@ def test_artwork_off_the_frame_changes_nothing() -> None:
     assert torch.equal(photographs(PHYSICAL, where, away), photographs(PHYSICAL, where, None))
 
 
+def full_frame(count: int) -> Windows:
+    return Windows(torch.arange(count), *torch.zeros(2, count, dtype=torch.long), SIZE, SIZE)
+
+
 @pytest.mark.parametrize(("share", "texels"), [(0.08, 16), (0.0, 2)], ids=["bent", "coarse"])
 def test_the_window_holds_all_of_a_bent_or_coarse_artwork(share: float, texels: int, monkeypatch: Any) -> None:
     world = World("bent", (replace(Stages(), mount=(Bend(share),), view=FULL.view),))
@@ -440,7 +445,7 @@ def test_the_window_holds_all_of_a_bent_or_coarse_artwork(share: float, texels: 
         rows = torch.tensor([view])
         windowed = photographs(world, where.take(rows), art, first=view)
         with monkeypatch.context() as patch:
-            patch.setattr("physadv.transforms.exposure._window", lambda *_, **__: (0, 0, SIZE, SIZE))
+            patch.setattr("physadv.transforms.paste._windows", lambda signs, _: [full_frame(len(signs.of))])
             whole = photographs(world, where.take(rows), art, first=view)
         torch.testing.assert_close(windowed, whole, atol=1e-6, rtol=0)
 

@@ -12,6 +12,7 @@ from physadv.stats import wilson
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 52, 124, 28, 44
 LINE_PX = 18  # between labels
+FLOOR = HEIGHT - BOTTOM - 8  # the lowest label keeps clear of the axis
 STYLES = {  # colours and dashes that are told apart without one of the two
     "clean": ("#08306b", ""),
     "artwork": ("#c3151b", ""),
@@ -120,18 +121,15 @@ def _precision(name: str, told: Json) -> Plot:
 
 
 def labelled(drawn: Sequence[tuple[str, str, list[tuple[float, float]]]]) -> list[Line]:
-    """Curves with their labels: beside the end of those that end early, else in the margin, none over another."""
+    """Curves with their labels: in the margin, none over another; the only one that ends early has its own beside it."""
     end = {name: points[-1] for name, _, points in drawn}
-    inside = {name for name, (x, _) in end.items() if x < _place(_INSIDE, 0)[0]}
-    heights = (
-        apart([y for name, (_, y) in end.items() if name in inside]),
-        apart([y for name, (_, y) in end.items() if name not in inside]),
-    )
-    left, right = (iter(one) for one in heights)
+    early = [name for name, (x, _) in end.items() if x < _place(_INSIDE, 0)[0]]
+    inside = early if len(early) == 1 else []
+    heights = iter(apart([y for name, (_, y) in end.items() if name not in inside]))
     lines = []
     for name, said, points in drawn:
         colour, dash = STYLES[name]
-        x, y = (end[name][0] + 10, next(left)) if name in inside else (WIDTH - RIGHT + 16, next(right))
+        x, y = (end[name][0] + 10, min(end[name][1], FLOOR)) if name in inside else (WIDTH - RIGHT + 16, next(heights))
         lines.append(Line(name, said, colour, dash, tuple(points), (x, y), name not in inside))
     return lines
 
@@ -142,7 +140,7 @@ def apart(heights: Sequence[float], *, gap: float = LINE_PX) -> list[float]:
     moved, last = list(heights), TOP - gap
     for row in order:
         last = moved[row] = max(heights[row], last + gap)
-    floor = HEIGHT - BOTTOM + gap
+    floor = FLOOR + gap
     for row in reversed(order):
         floor = moved[row] = min(moved[row], floor - gap)
     return moved

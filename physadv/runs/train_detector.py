@@ -1,8 +1,7 @@
 """`physadv train` on photographs with boxes: a detector, its AP50, its operating threshold, its weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from physadv.config import TrainOptions
@@ -14,12 +13,11 @@ from physadv.files import prepare_folder, write_json
 from physadv.precision import average, average_precision, match, operating
 from physadv.runs.shared import check_device
 from physadv.scenes import load_scenes
-from physadv.scenes.spec import NEXT_SPEC
-from physadv.scenes.street import Street, coco, yolo
+from physadv.scenes.spec import NEXT_SPEC, STREETS, load_streets
+from physadv.scenes.street import Street
 from physadv.targets.detector import Detector
 from physadv.targets.models import DETECTORS, build, save_target
 
-READERS: dict[str, Callable[[Path], list[Street]]] = {"coco": coco, "yolo": yolo}
 HELD_OUT = 0.1  # of the groups: they choose the operating threshold
 ROOM = 1.25  # longer side of a photograph in memory, in sides of the input: there is something to zoom into
 CHECKPOINT = "checkpoint.safetensors"
@@ -28,7 +26,7 @@ NOT_HERE = ("backgrounds", "classes", "limit", "quad", "label", "face_mm", "worl
 
 def trains_detector(options: TrainOptions) -> bool:
     """Whether there are photographs with boxes. Errors: UserError where scenes and --arch do not go together."""
-    boxes = {spec.partition(":")[0] in READERS for spec in NEXT_SPEC.split(options.scenes)}
+    boxes = {spec.partition(":")[0] in STREETS for spec in NEXT_SPEC.split(options.scenes)}
     build(options.arch, classes=2, seed=0)
     if boxes != {options.arch in DETECTORS}:
         detectors = " or ".join(DETECTORS)
@@ -47,8 +45,8 @@ def run_train_detector(options: TrainOptions, *, console: Console) -> dict[str, 
         raise UserError(
             f"--{idle[0]} does nothing in the training of a detector (docs/detector-training.md): leave it out."
         )
-    streets = streets_of(options.scenes)
-    judged = None if options.judge is None else streets_of(options.judge)
+    streets = load_streets(options.scenes)
+    judged = None if options.judge is None else load_streets(options.judge)
     classes = classes_of(streets)
     trained, held = hold_out(streets, share=HELD_OUT, seed=options.seed)
     faces = None if options.staged in (None, "none") else load_scenes(str(options.staged)).faces
@@ -80,17 +78,6 @@ def run_train_detector(options: TrainOptions, *, console: Console) -> dict[str, 
     save_target(out, detector, options.arch, record)
     write_json(out / "metrics.json", record)
     return accuracy
-
-
-def streets_of(spec: str) -> list[Street]:
-    """The photographs of `coco:FILE.json`, `yolo:FILE.yaml`, or of several joined by +."""
-    found: list[Street] = []
-    for one in NEXT_SPEC.split(spec):
-        kind, _, rest = one.strip().partition(":")
-        if kind not in READERS or not rest:
-            raise UserError(f"{one!r} has no boxes: a detector wants coco:FILE.json or yolo:FILE.yaml.")
-        found += READERS[kind](Path(rest).expanduser())
-    return found
 
 
 def recipe_of(options: TrainOptions) -> DetectorRecipe:

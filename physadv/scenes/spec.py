@@ -81,6 +81,14 @@ def load_scenes(
     return merged if limit is None else merged.take(torch.tensor(spread(merged.groups, limit)))
 
 
+def load_streets(spec: str) -> list[Street]:
+    """The whole photographs of `coco:` and `yolo:`, several joined by `+`, still on disk: what a detector learns from."""
+    parts = [_split(part) for part in NEXT_SPEC.split(spec)]
+    if any(kind not in STREETS for kind, _ in parts):
+        raise UserError(f"{spec!r} has no boxes: a detector wants coco:FILE.json or yolo:FILE.yaml.")
+    return [street for kind, rest in parts for street in _street(kind, rest)]
+
+
 def merge(parts: Sequence[Scenes]) -> Scenes:
     """One set of scenes after the other; their classes must be the same, and all photographed or all staged."""
     first = parts[0]

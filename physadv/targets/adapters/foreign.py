@@ -64,6 +64,7 @@ def detector_of(module: nn.Module, settings: Settings, name: str) -> Detector:
 
     Settings: input_size (640 px), classes (a list, or "coco"), pad (114/255), threshold (0.3), nms_iou (0.5; or None).
     """
+    settings = {**settings, "task": "detection"}
     pad = _number(settings, "pad", PAD, name)
     if not 0 <= pad <= 1:
         raise UserError(f"pad of {name} is the grey round the photograph, 0 to 1, not {pad:g}; 114/255 is common.")

@@ -67,19 +67,20 @@ class Undecided(nn.Module):
     def __init__(self, model: Any, library: Any) -> None:
         super().__init__()
         self.model = model
-        self.library = library
+        self.listed = library.models.detection.image_list.ImageList
+        self.clipped = library.ops.clip_boxes_to_image
         self.decode = _decoder(model, library.models.detection)
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> BoxesScores:
-        transform, detection = self.model.transform, self.library.models.detection
+        transform = self.model.transform
         mean, std = (images.new_tensor(value)[:, None, None] for value in (transform.image_mean, transform.image_std))
         size = (images.shape[2], images.shape[3])
-        batch = detection.image_list.ImageList((images - mean) / std, [size] * len(images))
+        batch = self.listed((images - mean) / std, [size] * len(images))
         features = self.model.backbone(batch.tensors)
         if isinstance(features, Tensor):
             features = OrderedDict([("0", features)])
         boxes, scores = self.decode(self.model, batch, features)
-        return self.library.ops.clip_boxes_to_image(boxes, size), scores
+        return self.clipped(boxes, size), scores
 
 
 def _decoder(model: Any, detection: Any) -> Callable[[Any, Any, dict[str, Tensor]], BoxesScores]:

@@ -62,7 +62,7 @@ class Queries(nn.Module):
 def _model(library: Any, rest: str, name: str, *, local: bool) -> Any:
     try:
         model, info = library.AutoModelForObjectDetection.from_pretrained(
-            rest, local_files_only=local, use_safetensors=True, output_loading_info=True
+            rest, local_files_only=local, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:
         raise UserError(

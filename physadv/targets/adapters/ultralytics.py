@@ -69,7 +69,7 @@ def _as_it_is(table: Tensor, *_: object) -> Tensor:
 
 def _settings(opened: Any, name: str) -> dict[str, Any]:
     model = opened.model
-    head = type(model.model[-1]).__name__ if isinstance(model, nn.Module) else type(model).__name__
+    head = type(model.model[-1]).__name__ if hasattr(model, "model") else type(model).__name__
     if opened.task != "detect" or head not in ("Detect", "v10Detect"):
         raise UserError(f"{name} is no YOLO for boxes ({opened.task}, {head}); load it with python: or hf:.")
     size = opened.overrides.get("imgsz", DETECTOR_PX)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from physadv.scenes.base import Scenes
+from physadv.scenes.base import Scenes, floats
 from physadv.targets.base import Frame
 from physadv.threats.base import Artwork
 from physadv.transforms import light
@@ -64,7 +64,7 @@ def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
     if scenes.staged:
         scene = _staged(scenes, draw, frame, at)
     else:
-        scene = _photograph(scenes.images, at.warp, level, frame.size_px)
+        scene = _photograph(floats(scenes.images), at.warp, level, frame.size_px)
     lit, offset = _colours(draw, ("light",))
     shade, glow = _fields(draw, frame.size_px)
     camera, veil = _colours(draw, ("camera",))

@@ -91,10 +91,10 @@ class Scenes:
         return torch.zeros(len(self), dtype=torch.bool, device=worn.device).index_fill(0, worn, True)
 
     def take(self, rows: Int[Tensor, " n"]) -> "Scenes":
-        """Scenes `rows` with their signs, repeats allowed; faces and backgrounds stay whole. Images become float32."""
+        """Scenes `rows` with their signs, repeats allowed; faces and backgrounds stay whole."""
         signs, photograph = self._signs_in(rows)
         picked: dict[str, Any] = {name: getattr(self, name)[signs] for name in _PER_SIGN}
-        picked |= {"images": floats(self.images[rows]), "native_px": self.native_px[rows], "photograph": photograph}
+        picked |= {"images": self.images[rows], "native_px": self.native_px[rows], "photograph": photograph}
         picked |= {"extent_px": None if self.extent_px is None else self.extent_px[rows]}
         picked |= {"worn": None if self.worn is None else self.worn[signs]}
         for name in ("names", "groups"):

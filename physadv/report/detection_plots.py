@@ -10,7 +10,7 @@ import numpy as np
 from physadv.report.words import interval, percent
 from physadv.stats import wilson
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 52, 124, 28, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 52, 134, 28, 44
 LINE_PX = 18  # between labels
 FLOOR = HEIGHT - BOTTOM - 8  # the lowest label keeps clear of the axis
 STYLES = {  # colours and dashes that are told apart without one of the two
@@ -121,7 +121,7 @@ def _precision(name: str, told: Json) -> Plot:
 
 
 def labelled(drawn: Sequence[tuple[str, str, list[tuple[float, float]]]]) -> list[Line]:
-    """Curves with their labels: in the margin, none over another; the only one that ends early has its own beside it."""
+    """Curves with their labels: in the margin, none over another; if only one ends early, its label is beside it."""
     end = {name: points[-1] for name, _, points in drawn}
     early = [name for name, (x, _) in end.items() if x < _place(_INSIDE, 0)[0]]
     inside = early if len(early) == 1 else []
@@ -129,7 +129,7 @@ def labelled(drawn: Sequence[tuple[str, str, list[tuple[float, float]]]]) -> lis
     lines = []
     for name, said, points in drawn:
         colour, dash = STYLES[name]
-        x, y = (end[name][0] + 10, min(end[name][1], FLOOR)) if name in inside else (WIDTH - RIGHT + 16, next(heights))
+        x, y = (end[name][0] + 10, min(end[name][1], FLOOR)) if name in inside else (WIDTH - RIGHT + 30, next(heights))
         lines.append(Line(name, said, colour, dash, tuple(points), (x, y), name not in inside))
     return lines
 

@@ -48,7 +48,7 @@ def _on_photographs(name: str, ball: FeasibleSet, scenes: Scenes) -> Printed:
     if scenes.staged:
         raise UserError(f"{name} changes a photograph, and staged signs have none: use poster:0.3, or photographs.")
     if scenes.extent_px is not None:
-        raise UserError(f"{name} changes a crop of one sign; on whole photographs use what is printed: patch, stickers.")
+        raise UserError(f"{name} changes a crop of one sign; on whole photographs use a patch or stickers.")
     alpha = torch.ones_like(scenes.images[:1, :1])
     return Printed(name, ball, alpha, canvas_place_mm(scenes), per_image=True)
 

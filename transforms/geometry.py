@@ -20,7 +20,7 @@ SENSOR_PX = 1920  # width of the sensor whose whole frame a detector is shown: a
 class Geometry:
     """Where the m signs of n scenes are in their views."""
 
-    to_px: Homography  # surface mm -> frame px, of every sign
+    to_px: Float[Tensor, "m 3 3"]  # surface mm -> frame px, of every sign
     warp: Homography  # photograph px (of staged scenes: surface mm) -> frame px, of every view
     sensor_px: Float[Tensor, " n"]  # frame px per sensor px
     px_per_mm: Float[Tensor, " m"]
@@ -64,7 +64,9 @@ def sign_px(scenes: Scenes) -> Float[Tensor, " m"]:
     return (outline.amax(1) - outline.amin(1)).amax(1) / scenes.native_px[scenes.of]
 
 
-def _whole_view(scenes: Scenes, draw: Draw, frame: Frame) -> tuple[Homography, Homography, Float[Tensor, " n"]]:
+def _whole_view(
+    scenes: Scenes, draw: Draw, frame: Frame
+) -> tuple[Float[Tensor, "m 3 3"], Homography, Float[Tensor, " n"]]:
     """Surface mm -> frame px (signs), photograph px -> frame px, frame px per px of the sensor."""
     if scenes.staged:
         return _stood(scenes, draw, frame)

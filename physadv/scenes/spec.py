@@ -161,13 +161,20 @@ def _streets(
     only_worn: bool,
     spec: str | Sequence[str],
 ) -> list[Street]:
-    """Whole photographs of several files, `limit` of them with the groups taking turns."""
+    """Whole photographs of several files; `limit` of them: first those with the artwork, the groups taking turns."""
     if any(kind not in STREETS for kind, _ in parts):
         raise UserError(f"{spec!r} joins whole photographs with signs cut out: attack them in two runs.")
     found = [street for kind, rest in parts for street in _street(kind, rest)]
     worn = labels_worn(found, classes)
     kept = [street for street in found if street.shows(worn)] if only_worn else found
-    return kept if limit is None else [kept[row] for row in spread([street.group for street in kept], limit)]
+    if limit is None:
+        return kept
+    with_it, without = ([street for street in kept if street.shows(worn) is shows] for shows in (True, False))
+    return _spread(with_it, limit) + _spread(without, max(0, limit - len(with_it)))
+
+
+def _spread(streets: list[Street], limit: int) -> list[Street]:
+    return [streets[row] for row in spread([street.group for street in streets], limit)]
 
 
 def _street(kind: str, rest: str) -> list[Street]:

@@ -82,7 +82,7 @@ def load_scenes(
 
 
 def load_streets(spec: str) -> list[Street]:
-    """The whole photographs of `coco:` and `yolo:`, several joined by `+`, still on disk: what a detector learns from."""
+    """The whole photographs of `coco:` and `yolo:`, several joined by `+`, still on disk."""
     parts = [_split(part) for part in NEXT_SPEC.split(spec)]
     if any(kind not in STREETS for kind, _ in parts):
         raise UserError(f"{spec!r} has no boxes: a detector wants coco:FILE.json or yolo:FILE.yaml.")

@@ -99,7 +99,7 @@ def _on_cpu(found: Detections) -> Detections:
 
 
 def best_threshold(detections: Detections, seen: Seen, *, classes: int) -> float:
-    """The score with the best F1 over all classes, within [0.05, 0.95]; halfway to the next lower score."""
+    """The score with the best F1 over all classes, halfway to the next lower one; within [0.05, 0.95]."""
     parts = [match(detections, seen, label=label) for label in range(classes)]
     scores = np.concatenate([part.score for part in parts])
     right = np.concatenate([part.right for part in parts])

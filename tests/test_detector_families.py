@@ -55,16 +55,16 @@ def roughened(model: nn.Module, amount: float = 0.15) -> nn.Module:
     return model.eval()
 
 
-def measured(model: nn.Module, backbone: nn.Module, side: int) -> None:
+def measured(model: nn.Module, run: Callable[[], object]) -> None:
     """Batch norms that know their inputs: without, an untrained network says the same everywhere."""
     model.eval()
-    for part in backbone.modules():
+    for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.train()
             part.reset_running_stats()
             part.momentum = None
     with torch.no_grad():
-        backbone(pictures(4, side))
+        run()
     model.eval()
 
 
@@ -296,7 +296,7 @@ def tv_model(name: str) -> Any:
     """An untrained model for three classes and the background, its last layers loud enough to have an opinion."""
     library = imported("torchvision")
     model = library.models.get_model(name, weights=None, weights_backbone=None, num_classes=4).eval()
-    measured(model, model.backbone, TV[name])
+    measured(model, lambda: model(list(pictures(4, TV[name]))))
     head = model.roi_heads.box_predictor if hasattr(model, "roi_heads") else model.head
     last = [
         (part, layer) for part, layer in head.named_modules() if any(key in part for key in ("cls", "bbox", "list"))
@@ -386,7 +386,7 @@ def yolo_saved(plan: str, folder: Path) -> Any:
     library = imported("ultralytics")
     yolo = library.YOLO(f"{plan}.yaml", task="detect")
     yolo.model.names = dict(enumerate(["Stop Sign", *(f"thing {row}" for row in range(1, 80))]))
-    measured(yolo.model, yolo.model, YOLO_SIDE)
+    measured(yolo.model, lambda: yolo.model(pictures(4, YOLO_SIDE)))
     head = yolo.model.model[-1]
     layers = {
         part: 1.5

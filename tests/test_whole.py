@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d, grid_sample, interpolate
 
 from physadv.errors import UserError
 from physadv.scenes import load_scenes
-from physadv.scenes.base import Faces, Scenes
+from physadv.scenes.base import Faces, Scenes, floats
 from physadv.scenes.street import Annotation, Street
 from physadv.scenes.street_develop import develop_street
 from physadv.targets.base import Frame
@@ -39,7 +39,7 @@ from physadv.transforms.world import DIGITAL, World, load_world
 SIZE, CANVAS, SENSOR = 64, 80, 1920
 FRAME = Frame(SIZE, whole=True, pad=0.4)
 SIGN_MM = 600.0
-PLACE = torch.tensor([[150.0, 120.0, 480.0, 420.0]])
+PLACE = torch.tensor([[80.0, 120.0, 500.0, 420.0]])
 COUNTS = (0, 1, 3, 24)
 # Nothing clips, and a sign's texels and a photograph's px are about as large as the frame's: level 0 of every pyramid.
 STAGES = Stages(
@@ -145,9 +145,9 @@ def staged(count: int = 4) -> Scenes:
 
 
 def artwork(count: int = 1, *, seed: int = 6, place: Tensor = PLACE) -> Artwork:
-    alpha = torch.ones(1, 1, 5, 6)
-    alpha[..., :2, :2] = 0
-    return Artwork(noise(count, 3, 5, 6, seed=seed, low=0.2, high=0.8), alpha, place)
+    alpha = torch.ones(1, 1, 3, 4)
+    alpha[..., :1, :1] = 0
+    return Artwork(noise(count, 3, 3, 4, seed=seed, low=0.2, high=0.8), alpha, place)
 
 
 def photographs(
@@ -168,7 +168,9 @@ def slow_photograph(art: Artwork | None, scene: Scenes, draw: Draw) -> Tensor:
     draw = draw if scene.staged else draw.on_photographs()
     params, signs = draw.params, len(scene.face)
     warp, to_px, sensor_px = (slow_stand if scene.staged else slow_move)(scene, draw)
-    light = slow_stage(scene, warp) if scene.staged else slow_sample(scene.images, warp, CANVAS, "reflection")
+    light = (
+        slow_stage(scene, warp, draw) if scene.staged else slow_sample(floats(scene.images), warp, CANVAS, "reflection")
+    )
     for sign in range(signs):
         if art is not None and (scene.worn is None or bool(scene.worn[sign])):
             light = slow_paste(light, art, scene.gain[sign], scene.bias[sign], draw, to_px[sign])
@@ -248,12 +250,14 @@ def slow_sample(image: Tensor, warp: np.ndarray, size: float, border: str) -> Te
     return to_linear(slow_grid(image, slow_points(warp) / size, border))
 
 
-def slow_stage(scene: Scenes, to_px: np.ndarray) -> Tensor:
-    """The face before its backdrop, which fills the frame."""
+def slow_stage(scene: Scenes, to_px: np.ndarray, draw: Draw) -> Tensor:
+    """The face before a backdrop that fills the frame."""
+    assert scene.backgrounds is not None
+    behind = scene.backgrounds[int(draw.params[Backdrop]["which"] * len(scene.backgrounds))][None]
     face = scene.faces.images[scene.face]
     premultiplied = torch.cat([to_linear(face[:, :3]) * face[:, 3:], face[:, 3:]], 1)
     seen = slow_grid(premultiplied, slow_points(to_px) / SIGN_MM, "zeros")
-    return scene.backgrounds * (1 - seen[:, 3:]) + seen[:, :3]
+    return to_linear(behind) * (1 - seen[:, 3:]) + seen[:, :3]
 
 
 def slow_paste(light: Tensor, art: Artwork, gain: Tensor, bias: Tensor, draw: Draw, to_px: np.ndarray) -> Tensor:
@@ -429,8 +433,17 @@ def test_windows_are_few_and_hardly_larger_than_the_artworks(monkeypatch: pytest
     photographs(DIGITAL, where, artwork(), frame=Frame(256, whole=True))
     assert sorted(torch.cat([window.rows for window in made]).tolist()) == list(range(48))
     assert len(made) <= 4
-    side = 256 / CANVAS * 0.72 * 12 * 300 / SIGN_MM  # of an artwork, px
+    side = 256 / CANVAS * 0.72 * 12 * 420 / SIGN_MM  # of an artwork, px
     assert max(window.height * window.width for window in made) < 4 * side**2
+
+
+def test_staged_signs_have_windows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Windows] = []
+    real = paste._windows
+    monkeypatch.setattr(paste, "_windows", lambda signs, size: made.extend(found := real(signs, size)) or found)
+    photographs(World("far", (Stages(view=(Pinhole((4.0, 4.0)),)),)), staged(8), artwork())
+    assert sum(len(window.rows) for window in made) == 8
+    assert max(window.height * window.width for window in made) < SIZE**2 / 10
 
 
 def test_an_artwork_out_of_sight_changes_nothing() -> None:

@@ -47,7 +47,7 @@ class Exposure:
     level: Int[Tensor, " n"]  # of the pyramid that the photograph is sampled from
     spread_px: Float[Tensor, "n 4"]  # blur, frame px
     of: Int[Tensor, " m"]  # the view that each sign is in
-    worn: Int[Tensor, " k"] | None  # the signs that carry the artwork; None: sign i is in view i and carries it
+    worn: Int[Tensor, " k"] | None  # the signs that carry the artwork; None: crops, sign i is in view i and carries it
     outside: Float[Tensor, "n 1 h w"] | None  # the share of each px that is no photograph but padding
     pad: float  # of that sRGB value
 
@@ -82,14 +82,14 @@ def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
         level=level,
         spread_px=_spread(draw, at.sensor_px, staged=scenes.staged),
         of=scenes.of,
-        worn=_worn(scenes),
+        worn=_worn(scenes, frame),
         outside=None if scenes.extent_px is None else _outside(scenes.extent_px, at.warp, frame.size_px),
         pad=frame.pad,
     )
 
 
-def _worn(scenes: Scenes) -> Int[Tensor, " k"] | None:
-    if scenes.photograph is None and scenes.worn is None:
+def _worn(scenes: Scenes, frame: Frame) -> Int[Tensor, " k"] | None:
+    if not frame.whole and scenes.photograph is None and scenes.worn is None:
         return None
     return torch.arange(len(scenes.face)) if scenes.worn is None else scenes.worn.nonzero()[:, 0]
 

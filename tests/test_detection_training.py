@@ -1,6 +1,7 @@
 """Training of detectors: boxes move with their signs, who answers for what, the loss, the loop, the command."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,14 @@ def test_ten_points_answer_for_a_sign_and_each_for_one_only() -> None:
     assert set(given.owner[20:].tolist()) == {-1, 1}
 
 
+def test_a_point_between_two_signs_answers_for_the_closer_one() -> None:
+    signs = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10]])
+    box = torch.tensor([[1.5, 0, 11.5, 10]])
+    given = assign(box, torch.full((1, 1), 0.5), torch.ones(2, 1, dtype=torch.bool), signs, torch.tensor([0, 0]))
+    assert given.owner.tolist() == [1]
+    torch.testing.assert_close(given.quality, torch.tensor([9.5 / 10.5]))
+
+
 def test_a_sign_that_no_box_meets_has_no_point() -> None:
     far = torch.tensor([[50.0, 50, 60, 60]])
     given = assign(
@@ -212,9 +221,22 @@ def test_a_sign_that_no_box_meets_has_no_point() -> None:
 
 
 def test_giou_by_hand() -> None:
-    one = torch.tensor([[0.0, 0, 2, 2]]).expand(3, 4)
-    other = torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [4, 0, 6, 2]])
-    torch.testing.assert_close(giou(one, other), torch.tensor([1.0, 1 / 3, -1 / 3]))
+    one = torch.tensor([[0.0, 0, 2, 2]]).expand(4, 4)
+    other = torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [4, 0, 6, 2], [1, 1, 3, 3]])
+    torch.testing.assert_close(giou(one, other), torch.tensor([1.0, 1 / 3, -1 / 3, 1 / 7 - 2 / 9]))
+
+
+def test_the_loss_by_hand() -> None:
+    places = torch.tensor([[4.0, 4, 8], [12, 4, 8]])
+    truth = [(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([0]))]
+    boxes = torch.tensor([[[0.0, 0, 8, 6], [8, 0, 16, 8]]])
+    logits = torch.tensor([[[2.0], [-1.0]]])
+    here, there = logits.sigmoid()[0, :, 0].tolist()
+    asked = 0.75  # the IoU; GIoU is the same, since the box lies in the sign
+    entropy = -asked * (asked * math.log(here) + (1 - asked) * math.log(1 - here))
+    silence = -0.75 * there**2 * math.log(1 - there)
+    expected = (entropy + silence + 2 * asked * (1 - 0.75)) / 1  # by the scores asked for, 1 at least
+    assert detection_loss(boxes, logits, places, truth).item() == pytest.approx(expected)
 
 
 def test_the_loss_falls_with_better_boxes_and_scores() -> None:
@@ -248,6 +270,15 @@ def test_rare_classes_come_more_often() -> None:
 
 
 # --- the loop
+
+
+def test_every_epoch_has_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(detection_training, "augmented", lambda all_, row, *rest, seed: rows.append(row) or all_[row])
+    photographs, recipe = [picture(((60, 40, 120, 90), RED, 0))] * 50, DetectorRecipe(batch=10)
+    for epoch in (0, 1, 1):
+        list(detection_training._batches(photographs, [], torch.ones(50), recipe, 160, epoch, 5, 0))
+    assert rows[:50] != rows[50:100] == rows[100:]
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,11 @@ def test_gradients_of_scores_and_boxes_reach_the_picture_round_the_point(module:
         assert gradient[y - stride // 2 : y + stride // 2, x - stride // 2 : x + stride // 2].sum() > 0
 
 
+def test_the_finest_grid_sees_the_coarsest_features(module: SignsDet) -> None:
+    module(images(1))[1][0, 0].sum().backward()
+    assert all(part[0].weight.grad.abs().sum() > 0 for part in module.lateral)
+
+
 def test_a_batch_is_its_pictures_one_by_one(module: SignsDet) -> None:
     with torch.no_grad():
         together = module(images(3))

@@ -3,7 +3,7 @@
 With s_c the surest score of class c among the boxes of the sign (IoU ≥ 0.5), in log-odds, τ the operating threshold:
 
     hide      s_y − τ                the sign is not found as what it is
-    relabel   max_{j≠t} s_j − s_t    it is found, as class t
+    relabel   s_y − s_t              it is found as class t, and surer so than as what it is
     create    τ − s_t                class t is found where the artwork is (half of its box or more lies on the sign's)
 """
 

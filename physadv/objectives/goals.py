@@ -67,4 +67,4 @@ def _abstain(classes: Sequence[str]) -> int | None:
 def check_goal(goal: Goal, truth: Int[Tensor, " b"]) -> None:
     """UserError: some signs are what the goal wants to be read, so that nothing would have to happen."""
     if goal.target is not None and bool((truth == goal.target).any()):
-        raise UserError(f"Some scenes are of class {goal.name.removeprefix('class:')!r} already; leave them out.")
+        raise UserError(f"Some scenes are of class {goal.name.partition(':')[2]!r} already; leave them out.")

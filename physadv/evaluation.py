@@ -187,7 +187,8 @@ def _detection(verdict: Verdict, still: Verdict, seed: int) -> dict[str, Any]:
     target, scenes = verdict.held_out.target, verdict.held_out.scenes
     assert isinstance(target, Detector)
     threshold = target.threshold
-    known = {int(row) for row in labels_of(target, scenes)} - {UNKNOWN}
+    phantom = verdict.objective.goal.target  # of create: a class that none of the scenes need have
+    known = ({int(row) for row in labels_of(target, scenes)} | {UNKNOWN if phantom is None else phantom}) - {UNKNOWN}
     names = {row: target.classes[row] for row in sorted(known)}
 
     def told(of: Verdict) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from jaxtyping import Float, Int32, UInt8
 from PIL import Image
 
 BAND_NM = np.arange(400.0, 701.0, 20.0)
-XYZ_TO_SRGB = np.array([[3.2404542, -1.5371385, -0.4985314], [-0.969266, 1.8760108, 0.041556], [0.0556434, -0.2040259, 1.0572252]])
+XYZ_TO_SRGB = np.array(
+    [[3.2404542, -1.5371385, -0.4985314], [-0.969266, 1.8760108, 0.041556], [0.0556434, -0.2040259, 1.0572252]]
+)
 D65_XYZ = np.array([0.95047, 1.0, 1.08883])
 # Wyman, Sloan & Shirley 2013: height, peak in nm, inverse widths to the left and right of it.
 _EYE = (
@@ -86,12 +88,14 @@ class Printer:
 
 
 # C, M, Y, K: where they absorb, and where they should not but do.
-_INKS = np.stack([
-    bump(640, 55, 80) + 0.05 * bump(430, 60),
-    bump(545, 34, 24) + 0.12 * bump(430, 50),
-    bump(430, 60, 36) + 0.01,
-    np.linspace(1.05, 0.95, len(BAND_NM)),
-])
+_INKS = np.stack(
+    [
+        bump(640, 55, 80) + 0.05 * bump(430, 60),
+        bump(545, 34, 24) + 0.12 * bump(430, 50),
+        bump(430, 60, 36) + 0.01,
+        np.linspace(1.05, 0.95, len(BAND_NM)),
+    ]
+)
 INKJET = Printer(paper=(0.6, 0.66, 0.72, 0.76), inks=(9.0, 11.0, 8.0, 60.0), n=1.7, black=3.0, surface=0.007)
 LASER = Printer(paper=(0.63, 0.68, 0.73, 0.75), inks=(7.0, 8.0, 7.0, 70.0), n=2.1, black=1.5, surface=0.008)
 

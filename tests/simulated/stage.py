@@ -52,7 +52,8 @@ def clutter(rng: np.random.Generator, *, width: int = 800, height: int = 600) ->
     """Soft noise at all scales, and before it panels, grilles and chequers that a search for tags must not take for one."""
     picture = np.full((height, width, 3), rng.uniform(60, 170), np.float32) + rng.normal(0, 15, 3).astype(np.float32)
     for scale in (4, 16, 64):
-        rough = rng.normal(0, 25, (height // scale + 2, width // scale + 2, 3)).astype(np.float32)
+        grid = height // scale + 2, width // scale + 2
+        rough = (rng.normal(0, 22, (*grid, 1)) + rng.normal(0, 7, (*grid, 3))).astype(np.float32)
         picture += cv2.resize(rough, (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(6, 14)):
         cells, size = int(rng.integers(1, 9)), int(rng.integers(2, 16))
@@ -66,16 +67,16 @@ def clutter(rng: np.random.Generator, *, width: int = 800, height: int = 600) ->
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def draw_light(rng: np.random.Generator) -> Light:
-    """Sun, haze or shade; a well, an under- or a slightly overexposed photograph."""
+def draw_light(rng: np.random.Generator, *, brightest: float = 1.1) -> Light:
+    """Sun, haze or shade, well exposed or under; `brightest` is the highest linear level of perfect white."""
     return Light(
         sun_kelvin=rng.uniform(4500, 6000),
         sky_kelvin=rng.uniform(7500, 15000),
         sun=rng.uniform(0, 0.9),
-        exposure=2 ** rng.uniform(-1.3, 0.15),
-        gradient=tuple(rng.uniform(-0.25, 0.25, 2)),
+        exposure=brightest * 2 ** rng.uniform(-1.4, 0),
+        gradient=tuple(rng.uniform(-0.25, 0.25, 2).tolist()),
         gloss=rng.uniform(0, 0.06),
-        glare_uv=tuple(rng.uniform(0, 1, 2)),
+        glare_uv=tuple(rng.uniform(0, 1, 2).tolist()),
     )
 
 
@@ -96,7 +97,7 @@ def draw_view(
         bend=rng.uniform(-0.004, 0.004),
     )
     for _ in range(200):
-        view = View(camera, replace(pose, at=tuple(rng.uniform(0.1, 0.9, 2))), size_mm)
+        view = View(camera, replace(pose, at=tuple(rng.uniform(0.1, 0.9, 2).tolist())), size_mm)
         if view.whole:
             return view
         pose = replace(pose, distance_m=min(pose.distance_m * 1.01, distance_m[1]))

@@ -370,7 +370,7 @@ def _show(metrics: dict[str, Any]) -> None:
         rows += [("promise: worlds nobody optimised in", metrics["promise"])]
     world = metrics["world"]
     _table((f"world {world['name']} ({world['hash']})", "rate [95 %]"), [(name, _percent(rate)) for name, rate in rows])
-    if "detection" in metrics:
+    if any(told["signs"] for told in metrics.get("detection", {"classes": {}})["classes"].values()):
         _table(("AP50 [95 %]", *metrics["detection"]["mean"]), list(precision_rows(metrics)))
     if "approach" in metrics:
         drives = metrics["approach"]

@@ -102,7 +102,7 @@ class Problem:
         """How many the target is shown for one loss."""
         return (int((~resting).sum()) if self.separate else self.settings.batch) * self.settings.views
 
-    def _expected(self, losses: Float[Tensor, " n"], rows: Int[Tensor, " n"], artworks: int) -> Float[Tensor, " a"]:
+    def _expected(self, losses: Float[Tensor, " cases"], rows: Int[Tensor, " n"], artworks: int) -> Float[Tensor, " a"]:
         if not self.separate:  # a step that sees no sign pulls nowhere
             return self.expectation(losses[None]) if len(losses) else losses.new_zeros(1)
         of_scene = self.expectation(losses.unflatten(0, (self.settings.views, -1)).mT)

@@ -4,7 +4,7 @@ Cameras A and B are there to tune on; C only judges. Every test prints what it m
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def sign(printer: Printer) -> Thing:
     plate, origin = board(face, 750.0, tags, cv2.aruco.DICT_APRILTAG_36h11)
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 100, 3), np.uint8))
     bar = printed(noise.resize((1000, 200), Image.Resampling.NEAREST), printer, (500.0, 100.0))
-    dressed = plate.covered(bar, origin + (125, 550))
+    dressed = plate.covered(bar, (origin + np.array([125, 550])).tolist())
     return Thing(dressed, {i: corners + origin for i, corners in tags.items()}, (1.5, 12.0))
 
 
@@ -266,8 +266,8 @@ def test_paper_and_black_are_those_of_an_office_printer() -> None:
     for printer in (INKJET, LASER):
         seen = printer.reflectance(np.array([[255] * 3, [0] * 3, [128] * 3], np.uint8)) @ eye()
         np.testing.assert_allclose(255 * encoded(seen[0]), (225, 222, 212), atol=4)
-        np.testing.assert_allclose(255 * encoded(seen[1]), (35, 33, 33), atol=6)
-        assert 0.25 < seen[2, 1] / seen[0, 1] < 0.32  # a mid grey is one, black being lighter than none
+        np.testing.assert_allclose(255 * encoded(seen[1]), (35, 33, 33), atol=4)
+        assert 0.21 < seen[2, 1] / seen[0, 1] < 0.26  # a mid grey comes out as one
 
 
 def test_there_and_back_is_the_same_place() -> None:
@@ -287,17 +287,21 @@ def test_poses_turn_the_way_they_are_said_to(name: str, value: float) -> None:
     ]
 
 
-def test_a_bright_disc_is_where_it_should_be() -> None:
-    """Rendering, mosaic, demosaicing and JPEG move nothing: the centroid of a black square is its projected middle."""
+def test_a_black_square_is_where_it_should_be_and_grey_is_grey() -> None:
+    """Rendering, mosaic, demosaicing and JPEG move nothing: a black square's centroid is where it is projected."""
     index = np.ones((600, 600), np.int32)
     index[200:400, 200:400] = 0
     surface = Surface(np.stack([np.full(16, 0.03), np.full(16, 0.6)]), index, (300.0, 300.0))
     pose = Pose(1.0, at=(0.4, 0.55))
     grey = np.full((600, 800, 3), 128, np.uint8)
-    pixels = photograph(surface, A, pose, Light(exposure=0.7), grey, rng=np.random.default_rng(0))
-    expected = View(A, pose, surface.size_mm).project(np.array([[150.0, 150.0]]))[0]
+    pixels = photograph(surface, replace(A, cast=0.0), pose, Light(exposure=0.7), grey, rng=np.random.default_rng(0))
+    square = np.array([[100.0, 100], [200, 100], [200, 200], [100, 200]])
+    moments = cv2.moments(View(A, pose, surface.size_mm).project(square).astype(np.float32))
+    expected = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
     x, y = (expected - 90).astype(int)
     dark = (pixels[y : y + 180, x : x + 180].max(2) < 90).astype(float)
     down, across = np.mgrid[:180, :180] + 0.5
     centroid = np.array([(across * dark).sum(), (down * dark).sum()]) / dark.sum() + (x, y)
     np.testing.assert_allclose(centroid, expected, atol=0.15)
+    paper = pixels[y : y + 180, x : x + 180][dark == 0]
+    assert np.ptp(np.median(paper, axis=0)) <= 3  # what is grey looks grey in any light

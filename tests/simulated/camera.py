@@ -1,4 +1,4 @@
-"""Three cameras that photograph a printed thing: an independent opponent for `capture` and `calibrate` (docs/capture.md).
+"""Three cameras that photograph printed things: an independent opponent for capture and calibrate (docs/capture.md).
 
 NumPy, OpenCV and Pillow; nothing of physadv, least of all its transforms. Light is 16 spectral bands until it meets the
 sensor. Camera coordinates: x right, y down, z forward. Photographs: pixel centres at +0.5. Poses are against the ray to
@@ -80,7 +80,7 @@ C = Camera(
 
 @dataclass(frozen=True)
 class Pose:
-    """Of a thing's middle. at: where in the frame, in shares. bend: of its sides out of the plane, in shares of its width."""
+    """Of a thing's middle. at: in shares of the frame. bend: its sides out of the plane, in shares of its width."""
 
     distance_m: float
     yaw_deg: float = 0.0

@@ -27,7 +27,7 @@ _EYE = (
 
 def bump(peak_nm: float, left_nm: float, right_nm: float | None = None) -> Float[np.ndarray, "16"]:
     """A Gaussian of two widths and height 1."""
-    width = np.where(BAND_NM < peak_nm, left_nm, right_nm or left_nm)
+    width = np.where(peak_nm > BAND_NM, left_nm, right_nm or left_nm)
     return np.exp(-0.5 * ((BAND_NM - peak_nm) / width) ** 2)
 
 
@@ -60,7 +60,7 @@ class Printer:
     surface: float
 
     def reflectance(self, rgb: UInt8[np.ndarray, "m 3"]) -> Float[np.ndarray, "m 16"]:
-        """What the print of those sRGB colours reflects. The driver keeps greys in proportion between black and paper."""
+        """What the print of those sRGB colours reflects. The driver spaces greys between black and paper."""
         wanted = 1 - rgb / 255.0
         return self._printed(np.interp(wanted, *self._driver()))
 
@@ -153,6 +153,10 @@ def painted(picture: Image.Image, size_mm: tuple[float, float]) -> Surface:
 
 def _palette(picture: Image.Image) -> tuple[UInt8[np.ndarray, "m 3"], Int32[np.ndarray, "h w"]]:
     rgba = np.asarray(picture.convert("RGBA"))
-    packed, index = np.unique(rgba[..., :3].reshape(-1, 3) @ np.array([65536, 256, 1]), return_inverse=True)
-    colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], 1).astype(np.uint8)
-    return colours, np.where(rgba[..., 3] < 128, -1, index.reshape(rgba.shape[:2])).astype(np.int32)
+    packed = rgba[..., 0].astype(np.int32) << 16 | rgba[..., 1].astype(np.int32) << 8 | rgba[..., 2]
+    row = np.zeros(1 << 24, np.int32)  # by colour: many times as fast as sorting the pixels
+    row[packed] = 1
+    (used,) = np.nonzero(row)
+    row[used] = np.arange(len(used))
+    colours = np.stack([used >> 16, used >> 8 & 255, used & 255], 1).astype(np.uint8)
+    return colours, np.where(rgba[..., 3] < 128, np.int32(-1), row[packed])

@@ -1,4 +1,4 @@
-"""What stands before the simulated cameras: printed sheets, a sign with tags round it, what is behind, and the light."""
+"""What stands before the simulated cameras: printed sheets, a sign with tags round it, what is behind; the light."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +21,6 @@ def sheet(pdf: Path, printer: Printer, *, page: int = 0, dpi: int = 200) -> Surf
     with pypdfium2.PdfDocument(str(pdf)) as document:
         width, height = document[page].get_size()
         picture = document[page].render(scale=dpi / 72).to_pil().convert("RGB")
-    # pdfium rounds the page up to whole pixels and stretches it by that.
     return printed(picture, printer, (width / 72 * 25.4, height / 72 * 25.4))
 
 
@@ -49,7 +48,7 @@ def board(
 
 
 def clutter(rng: np.random.Generator, *, width: int = 800, height: int = 600) -> UInt8[np.ndarray, "h w 3"]:
-    """Soft noise at all scales, and before it panels, grilles and chequers that a search for tags must not take for one."""
+    """Soft noise at all scales, and before it panels and chequers that a search for tags must not take for one."""
     picture = np.full((height, width, 3), rng.uniform(60, 170), np.float32) + rng.normal(0, 15, 3).astype(np.float32)
     for scale in (4, 16, 64):
         grid = height // scale + 2, width // scale + 2
@@ -88,7 +87,7 @@ def draw_view(
     distance_m: tuple[float, float],
     yaw_deg: float = 60.0,
 ) -> View:
-    """Anywhere in the frame, whole. Distances are uniform in their logarithm; nearer than fits, the thing moves away."""
+    """Anywhere in the frame, whole. Distances are uniform in their logarithm; where it does not fit, it moves away."""
     pose = Pose(
         distance_m=float(np.exp(rng.uniform(*np.log(distance_m)))),
         yaw_deg=rng.uniform(-yaw_deg, yaw_deg),

@@ -420,7 +420,7 @@ def test_an_attack_succeeds_and_leaves_the_detector_as_it_was(goal: str) -> None
     target, scenes = fake_detector(), painted(*TRAIN)
     before, modes = weights_hash(target.module), [part.requires_grad for part in target.module.parameters()]
     state = {name: value.clone() for name, value in target.module.state_dict().items()}
-    threat = load_threat("patch:50%", scenes, seed=0, resolution_px=8)
+    threat = load_threat("patch:80%", scenes, seed=0, resolution_px=8)
     settings = replace(SETTINGS, goal=goal)
     found = searched(target, scenes, threat, settings=settings)
     assert weights_hash(target.module) == before

@@ -79,6 +79,8 @@ def _detector(family: str, side_px: int) -> cv2.aruco.ArucoDetector:
     parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
     parameters.minMarkerPerimeterRate = 4 * SMALLEST_PX / side_px
     parameters.errorCorrectionRate = 0.3  # a misread bit or two; more would find tags where there are none
+    parameters.perspectiveRemovePixelPerCell = 8
+    parameters.perspectiveRemoveIgnoredMarginPerCell = 0.25  # blur runs over a module's edges: its middle is read
     return cv2.aruco.ArucoDetector(cv2.aruco.getPredefinedDictionary(FAMILIES[family][0]), parameters)
 
 

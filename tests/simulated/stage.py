@@ -99,5 +99,5 @@ def draw_view(
         view = View(camera, replace(pose, at=tuple(rng.uniform(0.1, 0.9, 2).tolist())), size_mm)
         if view.whole:
             return view
-        pose = replace(pose, distance_m=min(pose.distance_m * 1.01, distance_m[1]))
-    raise ValueError(f"{size_mm} mm never fit before {camera.name} at {distance_m} m")
+        pose = replace(pose, distance_m=pose.distance_m * 1.01)
+    raise ValueError(f"{size_mm} mm never fit before {camera.name} from {distance_m[0]} m on")

@@ -84,8 +84,9 @@ def approaches(
             views = drive(world, rows[chunk], torch.tensor(distances_m)[chunk % len(distances_m)], seed=seed)
             truth = truth_in(target, some, views, world=world)
             shots = world.prepare(some, views, frame=target.frame)
+            placed = artwork.take(rows[chunk] % len(scenes))
             assert isinstance(truth, Seen)
-            for name, worn in (("clean", None), ("attacked", artwork)):
+            for name, worn in (("clean", None), ("attacked", placed)):
                 photographs = shots.photograph(worn)
                 right = objective.eligible(answer(target, photographs), truth)
                 there = torch.zeros(len(chunk), dtype=torch.bool)

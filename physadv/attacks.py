@@ -166,7 +166,9 @@ def _step(problem: Problem, search: _Search) -> float:
 def _check(problem: Problem, search: _Search) -> float:
     """Judge θ on the held-out draws; keep it where it beats the best: more success, or as much at a lower loss."""
     won, losses = problem.judge(search.theta)
-    search.photographs += won.numel()
+    if not won.numel():
+        raise UserError("No sign is in view in the held-out photographs: raise --held-out, or choose a milder --world.")
+    search.photographs += len(problem.held_out)
     score = (won.float() - 1e-5 * losses).mean(0)
     better = score > search.best_score
     search.best = torch.where(better[:, None, None, None], search.theta, search.best)

@@ -93,7 +93,7 @@ class SearchOptions(TargetOptions):
     held_out: int = Field(DEFAULTS.held_out, description="Held-out photographs that choose the best artwork.")
     judge_views: int = Field(0, ge=0, description="Fresh views of each scene that judge; 0: 200 over all, 20 at least.")
     approaches: int = Field(20, ge=0, description="Detectors: drives towards the sign that are simulated; 0 for none.")
-    speed_kmh: float = Field(30.0, gt=0, le=250, description="Detectors: of these drives; sets the braking distance.")
+    speed_kmh: float = Field(30.0, gt=0, le=60, description="Detectors: of these drives; sets the braking distance.")
 
     def settings(self, *, per_scene: bool = False) -> Settings:
         """The search itself."""

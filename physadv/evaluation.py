@@ -58,6 +58,13 @@ class Verdict:
         """The row of each case's scene."""
         return self.held_out.scene[self.view.cpu()]
 
+    @cached_property
+    def counted(self) -> set[int]:
+        """A detector's classes of which a box can be false: those of the scenes, and the phantom's."""
+        phantom = self.objective.goal.target
+        known = {int(row) for row in labels_of(self.held_out.target, self.held_out.scenes)}
+        return (known if phantom is None else known | {phantom}) - {UNKNOWN}
+
     def success(self, what: str) -> Bool[Tensor, " cases"]:
         return self.objective.success(self.attacked[what], self.held_out.truth)
 
@@ -187,12 +194,12 @@ def _detection(verdict: Verdict, still: Verdict, seed: int) -> dict[str, Any]:
     target, scenes = verdict.held_out.target, verdict.held_out.scenes
     assert isinstance(target, Detector)
     threshold = target.threshold
-    phantom = verdict.objective.goal.target  # of create: a class that none of the scenes need have
-    known = ({int(row) for row in labels_of(target, scenes)} | {UNKNOWN if phantom is None else phantom}) - {UNKNOWN}
-    names = {row: target.classes[row] for row in sorted(known)}
+    names = {row: target.classes[row] for row in sorted(verdict.counted)}
 
     def told(of: Verdict) -> dict[str, Any]:
         groups = [scenes.groups[row] for row in of.held_out.scene.tolist()]
+        if _independent(scenes):
+            groups = [str(row) for row in range(len(groups))]
         how: dict[str, Any] = {"names": names, "threshold": threshold, "groups": groups}
         return summary({"clean": of.clean} | of.attacked, of.held_out.truth, **how, seed=derive(seed, "ap"))
 
@@ -209,10 +216,15 @@ def _asr(verdict: Verdict, what: str, seed: int) -> dict[str, Any]:
 def _rate(verdict: Verdict, won: Bool[Tensor, " cases"], among: Bool[Tensor, " cases"], seed: int) -> Rate:
     """Wilson for staged views, which are independent; a cluster bootstrap over signs for photographs, which are not."""
     scenes = verdict.held_out.scenes
-    if scenes.staged and len(set(scenes.groups)) == 1:
+    if _independent(scenes):
         return wilson(int(won[among].sum()), int(among.sum()))
     groups = [scenes.groups[row] for row in verdict.scene[among.cpu()].tolist()]
     return cluster_rate(won[among].cpu(), groups, seed=derive(seed, "bootstrap"))
+
+
+def _independent(scenes: Scenes) -> bool:
+    """Views of one staged sign share nothing but the sign, which all of them are about."""
+    return scenes.staged and len(set(scenes.groups)) == 1
 
 
 def _cells(verdict: Verdict, seed: int) -> list[dict[str, Any]]:

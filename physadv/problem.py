@@ -21,6 +21,7 @@ from physadv.question import Target, Truth, check_question, goal_of, labels_of, 
 from physadv.scenes.base import Scenes
 from physadv.scenes.canvas import spread
 from physadv.settings import Settings
+from physadv.targets import Detector
 from physadv.targets.base import drawing
 from physadv.threats.base import Ball, Theta, Threat
 from physadv.transforms.stages import derive
@@ -161,7 +162,8 @@ class Problem:
         scenes, faces = self.scenes, self.scenes.faces
         tensors = [within.rgb, within.alpha, within.place_mm, scenes.images, scenes.surface, scenes.gain, scenes.bias]
         tensors += [labels_of(self.target, scenes), faces.images, faces.size_mm]
-        tensors += [] if scenes.backgrounds is None else [scenes.backgrounds]
+        rest = (scenes.backgrounds, scenes.photograph, scenes.extent_px, scenes.worn)
+        tensors += [tensor for tensor in rest if tensor is not None]
         said: list[Any] = [
             asdict(self.settings),
             self.seed,
@@ -171,6 +173,8 @@ class Problem:
             asdict(self.target.frame),
             self.target.classes,
         ]
+        if isinstance(self.target, Detector):
+            said += [self.target.threshold, self.target.nms_iou]
         said += [list(scenes.names), [sha256(tensor.detach().cpu().numpy().tobytes()) for tensor in tensors]]
         return sha256(json.dumps(said).encode())[:16]
 

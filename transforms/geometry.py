@@ -47,13 +47,10 @@ def geometry(scenes: Scenes, draw: Draw, *, frame: Frame) -> Geometry:
 
 
 def boxes_in(scenes: Scenes, at: Geometry, *, frame: Frame) -> tuple[Float[Tensor, "m 4"], Float[Tensor, " m"]]:
-    """The box of each sign's outline, clipped to the photograph, xyxy px; and the share of it that is in view."""
+    """The box of each sign's outline, clipped to the frame, xyxy px; and the share of it that is in view."""
     outline = project(at.to_px, scenes.faces.outline_mm[scenes.face])
     box = torch.cat([outline.amin(1), outline.amax(1)], 1)
-    limit = box.new_full((len(scenes), 2), float(frame.size_px))
-    if scenes.extent_px is not None:
-        limit = scenes.extent_px * (frame.size_px / scenes.images.shape[-1])
-    clipped = torch.minimum(box.clamp(min=0), limit[scenes.of].repeat(1, 2))
+    clipped = box.clamp(0, frame.size_px)
     sides, whole = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0), box[:, 2:] - box[:, :2]
     return clipped, sides.prod(1) / whole.prod(1).clamp(min=1e-6)
 

@@ -18,7 +18,9 @@ from physadv.objectives.classification import DEFAULT_KAPPA
 from physadv.objectives.goals import Goal
 from physadv.targets.boxes import MATCH_IOU, UNKNOWN, Answers, Seen, inside, iou
 
-NEVER = -14.0  # log-odds of a score of 0: 1e-6
+_LEAST = 1e-30  # a score below has no log-odds in float32
+NEVER = -69.0  # log-odds of a score of 0
+_DEAD = -14.0  # boxes below pull no mean further
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,25 @@ class Detection:
     def success(self, answers: Answers, seen: Seen) -> Bool[Tensor, " cases"]:
         """Does the answer reach the goal? Also used on real photographs."""
         cases = self.cases(seen)
-        won = self._margin(answers, cases, mean=False) < 0
-        return won & (self._best(answers, cases, self._wanted(cases)) >= self._tau) if self._needs_box else won
+        if self.goal.kind == "hide":
+            return ~self._found(answers, cases, cases)
+        there = self._found(answers, cases, self._wanted(cases))
+        return there & (self._margin(answers, cases, mean=False) < 0) if self.goal.kind == "relabel" else there
 
     def eligible(self, answers: Answers, seen: Seen) -> Bool[Tensor, " cases"]:
         """Is it right without the artwork: the sign is found as what it is; for create, the class is not there."""
         cases = self.cases(seen)
         if self.goal.kind == "create":
             return ~self.success(answers, seen)
-        return self._best(answers, cases, cases) >= self._tau
+        return self._found(answers, cases, cases)
 
     @property
     def _tau(self) -> float:
-        return float(torch.logit(torch.tensor(self.threshold)))
+        return float(log_odds(torch.tensor(self.threshold)))
 
-    @property
-    def _needs_box(self) -> bool:
-        return self.goal.kind == "relabel"
+    def _found(self, answers: Answers, cases: Seen, asked: Seen) -> Bool[Tensor, " cases"]:
+        """From the operating threshold up."""
+        return self._best(answers, cases, asked) >= self._tau
 
     def _wanted(self, cases: Seen) -> Seen:
         """The same places, asked about the goal's class."""
@@ -81,7 +85,7 @@ class Detection:
         boxes = answers.boxes[cases.image].detach()
         place = cases.box[:, None].expand_as(boxes)
         of_sign = inside(boxes, place) if self.goal.kind == "create" else iou(boxes, place)
-        score = torch.logit(answers.scores_of(cases.image, asked.label), eps=1e-6)
+        score = log_odds(answers.scores_of(cases.image, asked.label))
         score = torch.where(of_sign >= MATCH_IOU, score, NEVER)
         if not score.shape[1]:
             return score.new_full((len(score),), NEVER)
@@ -89,8 +93,14 @@ class Detection:
         if not mean:
             return surest
         there = of_sign >= MATCH_IOU
-        average = (score * there).sum(1) / there.sum(1).clamp(min=1)
+        average = (score.clamp(min=_DEAD) * there).sum(1) / there.sum(1).clamp(min=1)
         return torch.where(there.any(1), (surest + average) / 2, surest)
+
+
+def log_odds(score: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """log p − log(1 − p), with a gradient down to 1e-30: where nothing is to be seen yet, a phantom has to start."""
+    kept = score.clamp(_LEAST, 1 - 2**-24)
+    return kept.log() - (-kept).log1p()
 
 
 def make_detection_objective(name: str, goal: Goal, *, threshold: float, kappa: float = DEFAULT_KAPPA) -> Detection:

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from physadv.errors import UserError
+from physadv.scenes.classes import canonical
 
 ABSTAIN = "abstain"  # the class slug of the answer "I do not know"
 OF_DETECTORS = ("hide", "create", "relabel")
@@ -49,6 +50,8 @@ def parse_detection_goal(text: str, classes: Sequence[str]) -> Goal:
         return Goal("hide")
     if kind not in OF_DETECTORS or kind == "hide" or not name:
         raise UserError(f"There is no goal {text!r} for a detector: use hide, create:NAME or relabel:NAME.")
+    known = {canonical(own): own for own in classes}
+    name = known.get(canonical(name), name)
     return Goal(f"{kind}:{name}", _row(name, classes))
 
 

@@ -122,8 +122,8 @@ def first_pairs(verdict: Verdict, artwork: Artwork | None) -> list[Pair]:
     def side(worn: Artwork | None, answers: Any) -> tuple[Float[Tensor, "n 3 h w"], Detections]:
         return next(held_out.photographs(worn)), answers.take(rows)
 
-    position = torch.full((len(held_out),), -1, device=truth.image.device).index_put((rows,), torch.arange(len(rows)))
-    seen = replace(truth, image=position[truth.image])
+    position = torch.full((len(held_out),), -1).index_put((rows,), torch.arange(len(rows)))
+    seen = replace(truth, image=position[truth.image.cpu()].to(truth.image.device))
     scale = target.frame.size_px / scenes.images.shape[-1]
     return pairs(
         scenes.names,
@@ -132,7 +132,7 @@ def first_pairs(verdict: Verdict, artwork: Artwork | None) -> list[Pair]:
         seen.take(seen.image >= 0),
         threshold=target.threshold,
         classes=target.classes,
-        counted=set(truth.label.tolist()),
+        counted=verdict.counted,
         extent_px=None if scenes.extent_px is None else scenes.extent_px * scale,
     )
 

@@ -1,5 +1,7 @@
 """Simulated drives towards the sign, for `attack` and `evaluate` on a detector."""
 
+from typing import Any
+
 from torch import Tensor
 
 from physadv.approach import Approaches, approaches
@@ -36,7 +38,9 @@ def _staged(options: SearchOptions, target: Detector, scenes: Scenes) -> Scenes 
     if not has_art(name):
         return None
     size_px = target.frame.size_px
-    return load_scenes(f"staged:{name}", backgrounds=options.backgrounds, street_px=size_px).to(options.device)
+    backgrounds = getattr(options, "judge_backgrounds", None) or options.backgrounds
+    how: dict[str, Any] = {"backgrounds": backgrounds, "street_px": size_px, "face_mm": options.face_mm}
+    return load_scenes(f"staged:{name}", **how).to(options.device)
 
 
 def films(drives: Approaches | None) -> list[Film]:

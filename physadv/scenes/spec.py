@@ -13,6 +13,7 @@ import torch
 from physadv.errors import UserError
 from physadv.scenes.base import Faces, Scenes
 from physadv.scenes.canvas import Photograph, spread
+from physadv.scenes.classes import canonical
 from physadv.scenes.folder import imagefolder, slug
 from physadv.scenes.gtsrb import gtsrb
 from physadv.scenes.photo import develop, photo
@@ -62,7 +63,9 @@ def load_scenes(
         raise UserError(f"limit must be at least 1 scene, not {limit}.")
     if kinds & set(STREETS):
         streets = _streets(parts, classes, limit, only_worn=only_worn, spec=spec)
-        return develop_street(streets, canvas_px=canvas_px or street_px or STREET_PX, classes=classes, face_mm=face_mm)
+        here = {sign.label for street in streets for sign in street.signs}
+        worn = None if classes is None else [name for name in classes if canonical(slug(name)) in here]
+        return develop_street(streets, canvas_px=canvas_px or street_px or STREET_PX, classes=worn, face_mm=face_mm)
     loaded = []
     for kind, rest in parts:
         if kind == "staged":

@@ -234,7 +234,10 @@ def _listed(file: Path, place: Path) -> list[Path]:
         folders = sorted({path.parent for path in place.rglob("*") if path.suffix.lower() in Image.EXTENSION})
         pictures = [path for folder in folders for path in list_images(folder)]
     elif place.suffix.lower() == ".txt":
-        lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place} is no text file: write the path of a picture per line.") from error
         pictures = [existing_file(place.parent / line) for line in lines if line]
     else:
         pictures = [place]

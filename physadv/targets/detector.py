@@ -16,6 +16,7 @@ from physadv.targets.boxes import Detections, Raw, area
 FEWEST_SCORE = 0.01  # detections below do not change an average precision by a tenth of a point
 MOST = 100  # detections of an image, as COCO counts them
 CANDIDATES = 1000  # boxes that NMS looks at
+FARTHEST_PX = 1e6  # a box that reaches beyond must not cost the others their digits
 ROUNDING = 1e-4  # by which a score may leave [0, 1]
 
 
@@ -38,8 +39,10 @@ class Detector:
     randomised: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise UserError(f"The operating threshold of {self.name} is {self.threshold:g}; give a score in (0, 1).")
+        if not FEWEST_SCORE <= self.threshold < 1:
+            raise UserError(
+                f"The operating threshold of {self.name} is {self.threshold:g}; give {FEWEST_SCORE:g} to 1."
+            )
         if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
             raise UserError(f"The nms_iou of {self.name} is {self.nms_iou:g}; give one in (0, 1], or none for no NMS.")
         repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
@@ -99,7 +102,8 @@ def _suppress(
     order = score.argsort(descending=True, stable=True)[:CANDIDATES]
     box, label, score = box[order], label[order], score[order]
     if nms_iou is not None and len(box):
-        apart = boxes[box] + label[:, None] * (boxes.max() - boxes.min() + 1)  # classes do not meet
+        some = boxes[box].double().clamp(-FARTHEST_PX, FARTHEST_PX)
+        apart = some + label[:, None] * (some.max() - some.min() + 1)  # classes do not meet
         first = torch.arange(len(box), 0, -1, device=box.device)  # kornia's own order of equal scores is any
         kept = nms(apart, first, nms_iou)
         box, label, score = box[kept], label[kept], score[kept]

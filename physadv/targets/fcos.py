@@ -20,7 +20,7 @@ RARE = -4.0  # logit of every class at the start: 2 % (Lin et al. 2017)
 
 
 class SignsDet(nn.Module):
-    """Residual backbone, a pyramid of strides 8, 16 and 32 px, one head for all; 1.06 M parameters, input 320 px."""
+    """Residual backbone, a pyramid of strides 8, 16 and 32 px, one head for all; 1.02 M parameters, input 320 px."""
 
     input_size = 320
 

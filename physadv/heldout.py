@@ -8,7 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from physadv.question import Answer, Target, Truth, answer, taken, together_answers, together_truths, truth_in
+from physadv.question import (
+    Answer,
+    Target,
+    Truth,
+    answer,
+    labels_of,
+    taken,
+    together_answers,
+    together_truths,
+    truth_in,
+)
 from physadv.scenes.base import Scenes
 from physadv.targets.base import drawing
 from physadv.threats.base import Artwork, Threat
@@ -44,6 +54,9 @@ class HeldOut:
 
     @cached_property
     def truth(self) -> Truth:
+        if not self.target.frame.whole:  # a label holds in every view
+            labels = labels_of(self.target, self.scenes)
+            return labels[self.scene.to(labels.device)]
         ids = view_ids(self.scene, self.views)
         chunks = torch.arange(len(self)).split(self._chunk)
         parts = []

@@ -19,7 +19,7 @@ from physadv.transforms.world import World, load_world
 SIZE, SPEED_KMH = 64, 30.0
 FAR_TO_NEAR = (12.0, 6.0, 3.0, 1.5)
 DRIVE_BY = load_world("drive-by")
-# The sign is 24 px wide at 3 m, and red enough: nothing but the distance decides.
+# The sign is 36 px wide at 3 m, and red enough: nothing but the distance decides.
 ROAD = World("road", (Stages(view=(Pinhole(focal_px=(3600.0, 3600.0)),)),))
 
 
@@ -66,14 +66,14 @@ def test_a_sign_is_found_when_it_is_large_enough_and_a_covered_one_is_not() -> N
     target = fake_detector(sizes_px=(18, 27))
     before = weights_hash(target.module)
     found = driven(target)
-    assert found.clean.tolist() == [[False, False, True, False]] * 3  # 6, 12, 24, 48 px
+    assert found.clean.tolist() == [[False, True, True, False]] * 3  # 9, 18, 36, 72 px
     assert not found.attacked.any()
     assert weights_hash(target.module) == before
     told = found.to_json()
     assert told["clean"]["never"]["rate"] == 0.0
     assert told["clean"]["late"]["rate"] == 1.0  # found at 3 m; the car needs 13 m
     assert told["attacked"]["never"]["rate"] == 1.0
-    assert told["approaches"][0] == {"clean": [False, False, True, False], "attacked": [False] * 4}
+    assert told["approaches"][0] == {"clean": [False, True, True, False], "attacked": [False] * 4}
 
 
 def test_late_is_what_is_found_too_near_to_stop() -> None:

@@ -83,7 +83,7 @@ def raw(*, grad: bool = False) -> Raw:
     ("goal", "margins"),
     [
         ("hide", [logit(0.6) - TAU, logit(0.4) - TAU, -69 - TAU]),  # nothing of IoU 0.5 on the last sign
-        ("relabel:c", [logit(0.6) - logit(0.7), logit(0.4) - logit(0.2), 0.0]),
+        ("relabel:c", [max(logit(0.6), TAU) - logit(0.7), max(logit(0.4), TAU) - logit(0.2), TAU + 69]),
         ("create:c", [TAU - logit(0.9), TAU - logit(0.2), TAU - logit(0.6), TAU - logit(0.9)]),
     ],
 )
@@ -96,9 +96,9 @@ def test_the_loss_is_the_margin_counted_by_hand(goal: str, margins: list[float])
 
 def test_margin_mean_pulls_at_all_boxes_of_the_sign() -> None:
     """Half the surest, half the mean of the boxes with IoU 0.5; success asks for the surest alone."""
-    mean = objective("hide", name="margin-mean", kappa=50.0)
+    mean = objective("hide", name="margin-mean", kappa=100.0)
     average = (logit(0.2) + logit(0.6) + logit(0.5)) / 3
-    expected = [(logit(0.6) + average) / 2 - TAU, logit(0.4) - TAU, -14 - TAU]
+    expected = [(logit(0.6) + average) / 2 - TAU, logit(0.4) - TAU, -69 - TAU]
     torch.testing.assert_close(mean.loss(raw(), SEEN), torch.tensor(expected), atol=1e-4, rtol=0)
     assert torch.equal(mean.success(raw(), SEEN), objective("hide").success(raw(), SEEN))
     answers = raw(grad=True)
@@ -466,14 +466,18 @@ def test_the_same_seed_gives_the_same_bits_and_so_does_a_resumed_search(tmp_path
         searched(target, replace(scenes, surface=scenes.surface + 0.1), threat, checkpoint=path, resume=True)
 
 
-def test_a_step_that_sees_no_sign_pulls_nowhere() -> None:
+def test_a_search_that_sees_no_sign_says_so() -> None:
     """The only sign is out of the photograph, and the artwork with it."""
     scenes = painted([(RED, 4, 8, "stop")], [(RED, 20, 20, "stop")])
     away = replace(scenes, surface=scenes.surface + torch.tensor([[0.0, 0, 500], [0, 0, 0], [0, 0, 0]]))
     threat = load_threat("patch:30%", away, seed=0, resolution_px=8)
     settings = replace(SETTINGS, steps=2, check_every=2)
-    found = searched(fake_detector(), away, threat, settings=settings)
-    assert torch.isfinite(found.artwork.rgb).all()
+    with pytest.raises(UserError, match="No sign is in view"):
+        searched(fake_detector(), away, threat, settings=settings)
+    problem = make_problem(fake_detector(), away, threat, world=ROAD, settings=settings, seed=3)
+    theta = problem.init(restart=0).requires_grad_()
+    loss = problem.landscape(0, torch.zeros(1, dtype=torch.bool)).loss(theta)
+    assert loss.tolist() == [0.0], "a step without a case pulls nowhere"
 
 
 def test_a_poster_on_a_wall_becomes_a_sign() -> None:
@@ -496,8 +500,8 @@ def test_a_poster_on_a_wall_becomes_a_sign() -> None:
 @pytest.mark.parametrize(
     ("threat", "change", "sentence"),
     [
-        ("linf:8/255", {}, "one printed artwork for all photographs"),
-        ("patch:30%", {"per_scene": True}, "one printed artwork for all photographs"),
+        ("linf:8/255", {}, "use a patch or stickers"),
+        ("patch:30%", {"per_scene": True}, "use a patch or stickers"),
         ("patch:30%", {"objective": "cross-entropy"}, "use margin or margin-mean"),
         ("patch:30%", {"goal": "class:stop"}, "use hide, create:NAME or relabel:NAME"),
         ("patch:30%", {"goal": "relabel:stop"}, "of class 'stop' already"),
@@ -610,8 +614,8 @@ CLASSIFIER = "attack --target builtin:gtsrb"
     [
         (f"{CLASSIFIER} --goal hide", "The goal 'hide' needs a detector"),
         (f"{CLASSIFIER} --threshold 0.5", "--threshold is for detectors"),
-        (f"{CLASSIFIER} --scenes coco:instances.json --goal untargeted", "single signs"),
-        (f"{ATTACK} {HIDE} --threat linf:8/255", "one printed artwork for all photographs"),
+        (f"{CLASSIFIER} --scenes coco:instances.json --classes stop --goal untargeted", "single signs"),
+        (f"{ATTACK} {HIDE} --threat linf:8/255", "use a patch or stickers"),
         (f"{ATTACK} {HIDE} --defence jpeg:75", "--defence is for classifiers"),
         (f"{ATTACK} {HIDE} --fit staged:all", "--defence is for classifiers"),
         (f"{ATTACK} {HIDE} --closest l2", "--closest needs a classifier"),

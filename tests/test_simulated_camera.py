@@ -171,7 +171,6 @@ def check(result: Score) -> None:
     assert result.false == 0
     assert result.corner_px <= 0.4
     assert result.distance <= 0.03
-    assert result.yaw_deg <= 2
 
 
 @pytest.mark.parametrize("camera", [A, B], ids=lambda camera: camera.name)
@@ -189,6 +188,7 @@ def test_two_hundred_photographs_are_measured(camera: Camera, folder: Path) -> N
     result = score(list(sightings(camera, folder, range(100, 170))))
     print(f"\n{camera.name}: {result}")
     check(result)
+    assert result.yaw_deg <= 2  # of a median: a sheet that faces the camera may be off by several degrees
 
 
 @pytest.mark.parametrize("camera", [A, B], ids=lambda camera: camera.name)

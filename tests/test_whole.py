@@ -585,8 +585,8 @@ def test_boxes_are_clipped_and_signs_mostly_out_of_view_left_out() -> None:
         (-11.0, 60.0, None),  # 45 % in view
         (70.0, 5.0, [70.0, 5.0, 80.0, 25.0]),  # 50 %
         (72.0, 5.0, None),
-        (30.0, 51.0, None),  # 60 rows of the canvas are photograph: 45 %
-        (30.0, 48.0, [30.0, 48.0, 50.0, 60.0]),
+        (30.0, 71.0, None),  # of 80 rows: 45 %
+        (30.0, 68.0, [30.0, 68.0, 50.0, 80.0]),
         (-400.0, 5.0, None),
         (30.0, 900.0, None),
     ]

@@ -24,7 +24,8 @@ ENDS = 0.12  # share of a side left out at each end: a blurred corner is round
 STEP_PX = 0.25
 ROUNDS = 2
 MIN_CONTRAST = 0.02  # of linear white: below it there is no edge
-COARSE_PX, ENLARGED_PX = 1600, 2600  # longer side at which tags are searched first, and up to which it is enlarged
+COARSE_PX = 1600  # longer side at which tags are searched first
+ENLARGED_PX = {1.5: 6000, 2.0: 2600, 3.0: 2600}  # by factor: longer side up to which a photograph is enlarged
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -67,9 +68,7 @@ def _scales(side_px: int) -> Iterator[float]:
     if side_px > COARSE_PX:
         yield COARSE_PX / side_px
     yield 1.0
-    for factor in (2.0, 3.0):
-        if side_px * factor <= ENLARGED_PX:
-            yield factor
+    yield from (factor for factor, limit_px in ENLARGED_PX.items() if side_px * factor <= limit_px)
 
 
 @cache

@@ -3,7 +3,7 @@
 With s_c the surest score of class c among the boxes of the sign (IoU ≥ 0.5), in log-odds, τ the operating threshold:
 
     hide      s_y − τ                the sign is not found as what it is
-    relabel   s_y − s_t              it is found as class t, and surer so than as what it is
+    relabel   max(s_y, τ) − s_t      it is found as class t, and surer so than as what it is
     create    τ − s_t                class t is found where the artwork is (half of its box or more lies on the sign's)
 """
 
@@ -78,7 +78,7 @@ class Detection:
         wanted = self._best(answers, cases, self._wanted(cases))
         if self.goal.kind == "create":
             return self._tau - wanted
-        return self._best(answers, cases, cases, mean=mean) - wanted
+        return self._best(answers, cases, cases, mean=mean).clamp(min=self._tau) - wanted
 
     def _best(self, answers: Answers, cases: Seen, asked: Seen, *, mean: bool = False) -> Float[Tensor, " cases"]:
         """Log-odds of the surest box of the class asked for at each sign; `mean`: half of it is the mean's of all."""

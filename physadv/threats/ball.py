@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from physadv.errors import UserError
-from physadv.scenes.base import Scenes
+from physadv.scenes.base import Scenes, floats
 from physadv.threats.printed import Printed
 from physadv.threats.sets import FeasibleSet, L2Ball, LinfBall
 
@@ -26,7 +26,7 @@ class Linf:
 
     def resolve(self, scenes: Scenes, *, resolution_px: int, seed: int) -> Printed:
         """On the photograph's own raster. Draws nothing."""
-        return _on_photographs(self.name, LinfBall(scenes.images, self.epsilon), scenes)
+        return _on_photographs(self.name, LinfBall(floats(scenes.images), self.epsilon), scenes)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class L2:
 
     def resolve(self, scenes: Scenes, *, resolution_px: int, seed: int) -> Printed:
         """On the photograph's own raster. Draws nothing."""
-        return _on_photographs(self.name, L2Ball(scenes.images, self.radius), scenes)
+        return _on_photographs(self.name, L2Ball(floats(scenes.images), self.radius), scenes)
 
 
 def _on_photographs(name: str, ball: FeasibleSet, scenes: Scenes) -> Printed:

@@ -217,7 +217,7 @@ def train_detector(
         losses = []
         for images, truth in _batches(photographs, drawn, turns, recipe, frame.size_px, epoch, per_epoch, seed):
             rate = _rate(run.step, recipe.epochs * per_epoch, recipe.learning_rate)
-            there = [tuple(one.to(device) for one in signs) for signs in truth]
+            there = [(boxes.to(device), labels.to(device)) for boxes, labels in truth]
             losses.append(run.learn(images.to(device), there, rate=rate))
             run.remember(recipe.ema)
         if checkpoint is not None:

@@ -17,10 +17,10 @@ from physadv.errors import UserError
 from physadv.files import png_bytes
 from physadv.framed import framed
 from physadv.heldout import HeldOut
-from physadv.question import truth_of
 from physadv.lagrangian import Closest, closest
 from physadv.objectives import Margin, parse_goal
 from physadv.objectives.distance import lab_change, make_distance
+from physadv.question import truth_of
 from physadv.scenes import Scenes, load_scenes
 from physadv.settings import Settings
 from physadv.targets import Classifier, Frame, load_target

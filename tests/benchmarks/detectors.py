@@ -2,8 +2,8 @@
 
     python tests/benchmarks/detectors.py DATA/roadsign OUT --target export:FILE.pt2 --sign stop --threat patch:21%
 
-With --folds 3, on `train` alone. Writes OUT/detectors.jsonl, a line a run: attack success, its controls and the AP50 under
-each, with intervals.
+With --folds 3 on `train` alone. Writes OUT/detectors.jsonl, a line a run: attack success, its controls and the AP50
+under each, with intervals.
 """
 
 import argparse

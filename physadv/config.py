@@ -52,14 +52,15 @@ class TargetOptions(SceneOptions):
 
     target: str = Field(
         "builtin:gtsrb",
-        description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, onnx:FILE.onnx, safetensors:FILE.",
+        description="builtin:NAME, python:FILE.py:FACTORY, export:FILE.pt2, onnx:, safetensors:, hf:, torchvision:, "
+        "ultralytics: (physadv targets).",
     )
     defence: str | None = Field(None, description="In front of the target: jpeg:75, resize-pad ... (physadv defences).")
     fit: str | None = Field(
         None, description="Clean photographs that a detecting defence learns from (default: staged:all)."
     )
     threshold: float | None = Field(
-        None, gt=0, lt=1, description="Score from which a detection counts, instead of the detector's own."
+        None, ge=0.01, lt=1, description="Score from which a detection counts, instead of the detector's own."
     )
     goal: str = Field(
         DEFAULTS.goal, description="untargeted or class:NAME; of detectors: hide, create:NAME, relabel:NAME."

@@ -25,7 +25,7 @@ STEP_PX = 0.25
 ROUNDS = 2
 MIN_CONTRAST = 0.02  # of linear white: below it there is no edge
 COARSE_PX = 1600  # longer side at which tags are searched first
-ENLARGED_PX = {1.5: 6000, 2.0: 2600, 3.0: 2600}  # by factor: longer side up to which a photograph is enlarged
+ENLARGED_PX, LARGEST_PX = 2600, 6000  # longer side up to which a photograph is enlarged twice and thrice, or half
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -39,14 +39,17 @@ def find(pixels: UInt8[np.ndarray, "h w 3"], family: str, *, wanted: Collection[
     if family not in FAMILIES:
         raise UserError(f"There are no tags {family!r} here; use {' or '.join(FAMILIES)}.")
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    found: dict[int, Corners] = {}
+    modules = FAMILIES[family][1]
+    sure: dict[int, Corners] = {}
+    rough: dict[int, Corners] = {}  # no lines could be fitted: a larger picture may show better where they are
     for scale in _scales(max(grey.shape)):
-        if found.keys() >= set(wanted):
+        if sure.keys() >= set(wanted):
             break
         for number, corners in _detect(grey, family, scale):
-            if _side_px(corners) >= SMALLEST_PX and (number not in found or _is_elsewhere(corners, found[number])):
-                found[number] = corners
-    return {number: refine(pixels, found[number], modules=FAMILIES[family][1]) for number in sorted(found)}
+            if _side_px(corners) >= SMALLEST_PX and (number not in sure or _is_elsewhere(corners, sure[number])):
+                fitted = refine(pixels, corners, modules=modules)
+                (rough if fitted is corners else sure)[number] = fitted
+    return dict(sorted((rough | sure).items()))
 
 
 def refine(pixels: UInt8[np.ndarray, "h w 3"], corners: Corners, *, modules: int) -> Corners:
@@ -68,7 +71,9 @@ def _scales(side_px: int) -> Iterator[float]:
     if side_px > COARSE_PX:
         yield COARSE_PX / side_px
     yield 1.0
-    yield from (factor for factor, limit_px in ENLARGED_PX.items() if side_px * factor <= limit_px)
+    yield from (factor for factor in (2.0, 3.0) if side_px * factor <= ENLARGED_PX)
+    if 2 * side_px > ENLARGED_PX and 1.5 * side_px <= LARGEST_PX:
+        yield 1.5
 
 
 @cache

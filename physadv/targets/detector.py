@@ -41,7 +41,7 @@ class Detector:
     def __post_init__(self) -> None:
         if not FEWEST_SCORE <= self.threshold < 1:
             raise UserError(
-                f"The operating threshold of {self.name} is {self.threshold:g}; give {FEWEST_SCORE:g} to 1."
+                f"The operating threshold of {self.name} is {self.threshold:g}; give {FEWEST_SCORE:g} or more, below 1."
             )
         if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
             raise UserError(f"The nms_iou of {self.name} is {self.nms_iou:g}; give one in (0, 1], or none for no NMS.")

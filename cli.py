@@ -254,17 +254,34 @@ def print_(
     chart: Annotated[int | None, typer.Option(help="The colour chart of 24, 96 or 256 patches, for calibrate.")] = None,
     paper: Annotated[str, typer.Option(help="a4, a3, letter or WxHmm.")] = "a4",
     dpi: Annotated[int, typer.Option(help="Dots per inch.")] = 300,
-    tags: Annotated[bool, typer.Option(help="Corner tags, by which a photograph of the sheet is measured.")] = True,
+    tags: Annotated[
+        str, typer.Option(help="apriltag, aruco or none: marks by which a photograph is measured.")
+    ] = "apriltag",
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="The same as --tags none.")] = False,
+    tags_at: Annotated[
+        str, typer.Option(help="Page corners (page), or round or beside the artwork, on the piece itself.")
+    ] = "page",
+    strip: Annotated[bool, typer.Option(help="A strip of 24 colours, by which a photograph is calibrated.")] = True,
+    icc: Annotated[Path | None, typer.Option(help="ICC profile of printer and paper; writes proof.png.")] = None,
+    intent: Annotated[str, typer.Option(help="perceptual, relative, saturation or absolute.")] = "relative",
+    template: Annotated[bool, typer.Option("--template", help="template.pdf: the sign's outline, 1:1.")] = False,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder for sheet.pdf; default: the artwork's.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier sheet.")] = False,
 ) -> None:
     """Write sheet.pdf at true size, and sheet.json with everything in mm."""
-    how: dict[str, Any] = {"paper": paper, "dpi": dpi, "tags": tags, "folder": folder, "overwrite": overwrite}
+    how: dict[str, Any] = {"paper": paper, "dpi": dpi, "tags": "none" if no_tags else tags, "tags_at": tags_at}
+    how |= {"icc": icc, "intent": intent, "template": template, "folder": folder, "overwrite": overwrite}
     if chart is not None and (artwork or image or width_mm):
         raise UserError("--chart prints a chart of its own size: leave --artwork, --image and --width-mm out.")
-    sheet = print_sheet(artwork, image, width_mm=width_mm, **how) if chart is None else print_chart(chart, **how)
+    if chart is not None:
+        sheet = print_chart(chart, **how)
+    else:
+        sheet = print_sheet(artwork, image, width_mm=width_mm, strip=strip, **how)
     pages = len(sheet.pages)
     out.print(f"{pages} page{'s' * (pages > 1)} of {sheet.paper}; print at 100 % and check the ruler")
+    if sheet.printer:
+        share, name = sheet.printer.out_of_gamut, sheet.printer.profile
+        out.print(f"{share:.0%} of the artwork is out of the gamut of {name}; {sheet.printer.proof} shows the print")
 
 
 @app.command()

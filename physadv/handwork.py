@@ -12,7 +12,7 @@ from torch.nn.functional import grid_sample
 from physadv.calibration.chart import chart_json, chart_picture, make_chart
 from physadv.errors import UserError
 from physadv.files import image_tensor, open_image, png_bytes, prepare_folder, sha256, to_pil, write_atomic, write_json
-from physadv.printing import Sheet, make_sheet
+from physadv.printing import Inks, Sheet, load_inks, make_sheet
 from physadv.scenes import load_scenes
 from physadv.scenes.faces import faces_for, has_art
 from physadv.scenes.photo import parse_quad, photo
@@ -24,6 +24,7 @@ from physadv.transforms.warp import pixel_grid, project
 from physadv.transforms.world import load_world
 
 FACE_PX = 768
+SHEET_FACE_PX = 1024  # the template follows its outline
 
 
 def apply_artwork(
@@ -111,46 +112,47 @@ def print_sheet(
     image: Path | None,
     *,
     width_mm: float | None = None,
-    paper: str = "a4",
-    dpi: int = 300,
-    tags: bool = True,
     folder: Path | None = None,
-    overwrite: bool = False,
+    icc: Path | None = None,
+    intent: str = "relative",
+    strip: bool = True,
+    **how: Any,
 ) -> Sheet:
-    """sheet.pdf and sheet.json of an artwork, or of any picture at a given width."""
+    """sheet.pdf and sheet.json of an artwork, or of any picture at a given width; `how` is as for `make_sheet`."""
     if (artwork is None) == (image is None):
         raise UserError("Print either --artwork DIR or --image FILE with --width-mm.")
-    how: dict[str, Any] = {"paper": paper, "dpi": dpi, "tags": tags, "overwrite": overwrite}
-    if image is not None:
-        if width_mm is None or width_mm <= 0:
-            raise UserError("--image needs --width-mm, its width on paper.")
-        picture = open_image(image, mode="RGBA")
-        height_mm = width_mm * picture.height / picture.width
-        out = folder or Path(f"{image.stem}-sheet")
-        return make_sheet(
-            picture,
-            width_mm=width_mm,
-            height_mm=height_mm,
-            folder=out,
-            title=image.name,
-            artwork_hash=sha256(image),
-            **how,
-        )
-    assert artwork is not None
-    return _artwork_sheet(_printable(load_artwork(artwork)), folder or artwork, how)
+    how["inks"] = _inks(icc, intent)
+    how["strip"] = [tuple(colour) for colour in make_chart(24).rgb.tolist()] if strip else ()
+    if image is None:
+        assert artwork is not None
+        return _artwork_sheet(_printable(load_artwork(artwork)), folder or artwork, how)
+    if width_mm is None or width_mm <= 0:
+        raise UserError("--image needs --width-mm, its width on paper.")
+    picture = open_image(image, mode="RGBA")
+    height_mm = width_mm * picture.height / picture.width
+    how |= {"folder": folder or Path(f"{image.stem}-sheet"), "title": image.name, "artwork_hash": sha256(image)}
+    return make_sheet(picture, width_mm=width_mm, height_mm=height_mm, **how)
 
 
-def print_chart(patches: int, *, folder: Path | None = None, **how: Any) -> Sheet:
+def print_chart(
+    patches: int, *, folder: Path | None = None, icc: Path | None = None, intent: str = "relative", **how: Any
+) -> Sheet:
     """sheet.pdf, sheet.json and chart.json of a colour chart, for `physadv calibrate`."""
     chart, picture = make_chart(patches), chart_picture(patches)
     assert chart.size_mm is not None
     width_mm, height_mm = chart.size_mm
     out = folder or Path(f"chart-{patches}")
     name = f"colour chart, {patches} patches"
-    how |= {"folder": out, "title": name, "artwork_hash": sha256(picture.tobytes())}
+    how |= {"folder": out, "title": name, "artwork_hash": sha256(picture.tobytes()), "inks": _inks(icc, intent)}
     sheet = make_sheet(picture.convert("RGBA"), width_mm=width_mm, height_mm=height_mm, **how)
     write_json(out / "chart.json", chart_json(chart))
     return sheet
+
+
+def _inks(icc: Path | None, intent: str) -> Inks | None:
+    if icc is None and intent != "relative":
+        raise UserError("--intent says how --icc PRINTER.icc fits the colours: give both, or leave it out.")
+    return None if icc is None else load_inks(icc, intent=intent)
 
 
 def _artwork_sheet(artwork: Artwork, folder: Path, how: dict[str, Any]) -> Sheet:
@@ -162,7 +164,7 @@ def _artwork_sheet(artwork: Artwork, folder: Path, how: dict[str, Any]) -> Sheet
     x0, y0, x1, y1 = artwork.place_mm[0].tolist()
     run = artwork.record.get("run", {})
     names = run.get("scenes", {}).get("classes", [])
-    face = faces_for(names, size_px=256) if len(names) == 1 and has_art(names[0]) else None
+    face = faces_for(names, size_px=SHEET_FACE_PX) if len(names) == 1 and has_art(names[0]) else None
     return make_sheet(
         picture,
         width_mm=x1 - x0,

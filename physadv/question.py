@@ -27,6 +27,7 @@ from physadv.scenes.classes import canonical
 from physadv.targets import Classifier, Detector
 from physadv.targets.boxes import UNKNOWN, Detections, Seen, joined, together
 from physadv.targets.spec import align_labels
+from physadv.transforms.geometry import check_frame
 from physadv.transforms.world import Views, World
 
 Target: TypeAlias = Classifier | Detector
@@ -42,7 +43,8 @@ def goal_of(target: Target, text: str) -> Goal:
 
 
 def check_question(target: Target, scenes: Scenes, goal: Goal) -> None:
-    """UserError: the goal is there already, or the target has no class for the signs that carry the artwork."""
+    """UserError: the goal is there already, scenes of the other kind, or no class for the signs with the artwork."""
+    check_frame(scenes, target.frame)
     labels = labels_of(target, scenes)
     if isinstance(target, Detector):
         worn = labels if scenes.worn is None else labels[scenes.worn]

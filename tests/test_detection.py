@@ -501,7 +501,7 @@ def test_a_poster_on_a_wall_becomes_a_sign() -> None:
     ("threat", "change", "sentence"),
     [
         ("linf:8/255", {}, "use a patch or stickers"),
-        ("patch:30%", {"per_scene": True}, "use a patch or stickers"),
+        ("patch:30%", {"per_scene": True}, "one printed artwork for all photographs"),
         ("patch:30%", {"objective": "cross-entropy"}, "use margin or margin-mean"),
         ("patch:30%", {"goal": "class:stop"}, "use hide, create:NAME or relabel:NAME"),
         ("patch:30%", {"goal": "relabel:stop"}, "of class 'stop' already"),
@@ -509,9 +509,9 @@ def test_a_poster_on_a_wall_becomes_a_sign() -> None:
 )
 def test_what_a_detector_is_not_attacked_by(threat: str, change: dict[str, Any], sentence: str) -> None:
     scenes = painted(*TRAIN)
-    made = load_threat(threat, scenes, seed=0)
     settings = replace(SETTINGS, **change)
     with pytest.raises(UserError, match=sentence):
+        made = load_threat(threat, scenes, seed=0)
         make_problem(fake_detector(), scenes, made, world=ROAD, settings=settings, seed=0)
 
 

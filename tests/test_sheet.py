@@ -115,7 +115,7 @@ def test_tags_keep_their_quiet_zone(tmp_path):
     page = rendered(tmp_path)
     for tag in sheet.pages[0].tags:
         (left, top), _, (right, bottom), _ = tag.corners_mm
-        quiet = QUIET_MODULES * (right - left) / TAG_MODULES
+        quiet = QUIET_MODULES * (right - left) / TAG_MODULES[tag.family]
         ring = page[round((top - quiet) * PX) : round((bottom + quiet) * PX)]
         ring = ring[:, round((left - quiet) * PX) : round((right + quiet) * PX)].copy()
         inset = round(quiet * PX) - 1
@@ -127,7 +127,7 @@ def test_two_bars_are_two_pieces_and_nothing_else_is_inked(tmp_path):
     sheet = sheet_of(two_bars(), 200.0, 200.0, tmp_path, place_mm=(300.0, 250.0, 500.0, 450.0), face_mm=(900.0, 900.0))
     assert [piece.place_mm for piece in sheet.pieces] == [(330, 290, 470, 310), (330, 390, 470, 410)]
     assert (len(sheet.pages), sheet.origin) == (1, "sign")
-    (frame, *_), page = frames("a4", tags=True), rendered(tmp_path)
+    (frame, *_), page = frames("a4", family="36h11"), rendered(tmp_path)
     x0, y0, x1, y1 = frame.area_mm
     area = page[round(y0 * PX) : round(y1 * PX), round(x0 * PX) : round(x1 * PX)].copy()
     for tile in sheet.pages[0].artwork:
@@ -245,7 +245,7 @@ def test_the_orientation_with_fewer_pages_is_taken(tmp_path):
 
 
 def test_without_tags_there_are_none_and_more_room(tmp_path):
-    sheet = sheet_of(square(), 194.0, 220.0, tmp_path, tags=False)
+    sheet = sheet_of(square(), 194.0, 220.0, tmp_path, tags="none")
     assert [page.tags for page in sheet.pages] == [()]
     assert len(sheet_of(square(), 194.0, 220.0, tmp_path / "tags").pages) > 1
 
@@ -288,6 +288,17 @@ def test_json_reads_back_as_it_was_made(tmp_path):
     assert (sheet.version, sheet.artwork_hash) == (1, "sha256:0123")
 
 
+def test_a_sheet_of_an_earlier_physadv_is_read(tmp_path):
+    sheet = sheet_of(square(), 80.0, 80.0, tmp_path)
+    content = json.loads((tmp_path / "sheet.json").read_text())
+    for key in ("tags", "strip", "printer", "template"):
+        del content[key]
+    for page in content["pages"]:
+        del page["strip"]
+    (tmp_path / "sheet.json").write_text(json.dumps(content))
+    assert load_sheet(tmp_path) == sheet
+
+
 @pytest.mark.parametrize(("text", "words"), [(None, "no sheet.json"), ("{}", "not a sheet"), ("[", "not a sheet")])
 def test_what_is_not_a_sheet_is_refused(tmp_path, text, words):
     if text is not None:
@@ -326,7 +337,7 @@ def test_a_failure_while_drawing_leaves_no_folder(tmp_path, monkeypatch):
     def fails(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("physadv.printing.sheet._draw_tile", fails)
+    monkeypatch.setattr("physadv.printing.sheet.draw_artwork", fails)
     with pytest.raises(KeyboardInterrupt):
         sheet_of(square(), 80.0, 80.0, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -349,7 +360,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, name):
         ({"paper": "210x297"}, "Unknown paper"),
         ({"paper": "100x100mm"}, "too small for the 200 mm ruler and the four tags"),
         ({"paper": "210x100mm"}, "too small"),
-        ({"paper": "150x150mm", "tags": False}, "too small for the 200 mm ruler:"),
+        ({"paper": "150x150mm", "tags": "none"}, "too small for the 200 mm ruler:"),
         ({"dpi": 10}, "10 dpi"),
         ({"width_mm": 0.0}, "positive sizes"),
         ({"height_mm": float("nan")}, "positive sizes"),

@@ -35,6 +35,7 @@ from physadv.transforms.texture import white_noise
 from physadv.transforms.view import Backdrop, Pinhole, Relative
 from physadv.transforms.weather import Fog
 from physadv.transforms.world import DIGITAL, World, load_world
+from tests.benchmarks.windows import canvases, case, compared, windows
 
 SIZE, CANVAS, SENSOR = 64, 80, 1920
 FRAME = Frame(SIZE, whole=True, pad=0.4)
@@ -435,6 +436,20 @@ def test_windows_are_few_and_hardly_larger_than_the_artworks(monkeypatch: pytest
     assert len(made) <= 4
     side = 256 / CANVAS * 0.72 * 12 * 420 / SIGN_MM  # of an artwork, px
     assert max(window.height * window.width for window in made) < 4 * side**2
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_sign_does_not_grow_with_the_photograph() -> None:
+    """16 times the pixels, the same signs: a canvas per box costs about as much more, a window does not."""
+    single = case(1, side_px=96, images=2)
+    same = [apply(single.signs.artwork, single) for apply in (windows, canvases)]
+    torch.testing.assert_close(*same, atol=1e-5, rtol=0)
+    (small, small_canvas), (large, large_canvas) = (
+        compared(case(12, side_px=side, images=2), rounds=5) for side in (96, 384)
+    )
+    assert large < 5 * small
+    assert large_canvas > 5 * small_canvas
+    assert large < large_canvas / 5
 
 
 def test_staged_signs_have_windows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,15 +26,20 @@ class Geometry:
     px_per_mm: Float[Tensor, " m"]
 
 
+def check_frame(scenes: Scenes, frame: Frame) -> None:
+    """UserError: photographs of single signs for a target that looks at whole ones, or the other way round."""
+    if not scenes.staged and frame.whole != (scenes.extent_px is not None):
+        wanted = "whole photographs: coco:FILE.json, yolo:FILE.yaml or staged:FACE" if frame.whole else "single signs"
+        raise UserError(f"This target looks at {wanted}; give such --scenes.")
+
+
 @torch.no_grad()
 def geometry(scenes: Scenes, draw: Draw, *, frame: Frame) -> Geometry:
     """Where everything is in views 0..n−1 of scenes 0..n−1.
 
     UserError: photographs of single signs for a target that looks at whole ones, or the other way round.
     """
-    if not scenes.staged and frame.whole != (scenes.extent_px is not None):
-        wanted = "whole photographs: coco:FILE.json, yolo:FILE.yaml or staged:FACE" if frame.whole else "single signs"
-        raise UserError(f"This target looks at {wanted}; give such --scenes.")
+    check_frame(scenes, frame)
     view = _whole_view if frame.whole else _cropped_view
     to_px, warp, sensor_px = view(scenes, draw, frame)
     size_mm = scenes.faces.size_mm[scenes.face].amax(1)

@@ -46,23 +46,23 @@ def read_layout(path: Path) -> Layout:
 
 
 def sheet_layout(folder: Path, artwork: Artwork | None) -> Layout:
-    """The tags of a sheet that hangs on the sign whole, its artwork in place.
+    """The tags of a sheet that hangs on the sign whole, or of a piece that bears them itself, its artwork in place.
 
     UserError: the sheet has no tags, its pieces are cut out and lose them, or nothing says where the artwork is.
     """
     sheet = load_sheet(folder)
     tiles = [tile for page in sheet.pages for tile in page.artwork]
-    if len(tiles) != 1:
+    if len(tiles) != 1 and not sheet.tags:
         raise UserError(
             f"The sheet in {folder} is cut into {len(tiles)} pieces, which lose its tags: put tags round the sign and "
             "give --tags, or give --quads."
         )
     if sheet.origin == "artwork" and artwork is None:
         raise UserError(f"The sheet in {folder} does not say where it is on the sign: add --artwork.")
-    shift = np.subtract(tiles[0].place_mm[:2], tiles[0].box_mm[:2])
+    shift = np.zeros(2) if sheet.tags else np.subtract(tiles[0].place_mm[:2], tiles[0].box_mm[:2])
     if sheet.origin == "artwork" and artwork is not None:
         shift = shift + artwork.place_mm[0, :2].numpy()
-    tags: Any = sheet.pages[0].tags
+    tags: Any = sheet.tags or sheet.pages[0].tags
     found = {tag.id: np.array(tag.corners_mm, dtype=float) + shift for tag in tags}
     return _checked(Layout(tags[0].family if tags else "", found), folder / JSON)
 

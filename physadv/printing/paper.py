@@ -8,12 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import cv2
-import numpy as np
-from fpdf import FPDF
-from fpdf.drawing import PaintedPath
-from jaxtyping import Bool, Float, Int
-
 from physadv.errors import UserError
 
 Point = tuple[float, float]
@@ -32,12 +26,14 @@ PAD_MM = 7.0  # above and below every piece: its label, and the crosses of its s
 GAP_MM = 4.0
 LABEL_WIDTH_MM = 62.0
 TILES_MAX = 400
-TAG_FAMILY = "36h11"
-TAG_MODULES = 8  # 6 of code and a black border of 1
+FAMILIES = {"apriltag": "36h11", "aruco": "4x4_50"}
+TAG_MODULES = {"36h11": 8, "4x4_50": 6}  # along a side: the code and a black border of 1
 QUIET_MODULES = 2
 MODULE_MIN_MM = 2.0
-RULER_NOTE = "Check with a real ruler: this line is 200 mm. Print at 100 %, no fit-to-page."
-BLACK: Colour = (0, 0, 0)
+NOTE_MM = 5.5
+STRIP_MM = 9.0
+STRIP_ROW_MM = 6.0
+PATCH_GAP_MM = 0.6
 SIZES_MM = {"a4": (210.0, 297.0), "a3": (297.0, 420.0), "letter": (215.9, 279.4)}
 
 
@@ -48,6 +44,14 @@ class Tag:
     id: int
     family: str
     corners_mm: tuple[Point, Point, Point, Point]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One patch of the colour strip: the sRGB colour asked for, 0..255, and its box."""
+
+    rgb: Colour
+    box_mm: Box
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Page:
     artwork: tuple[Tile, ...]
     tags: tuple[Tag, ...]
     ruler_mm: Box
+    strip: tuple[Patch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Frame:
     footer_mm: Box
     ruler_mm: Box
     tags: tuple[Tag, ...]
+    strip: tuple[Patch, ...]
 
 
 def paper_mm(spec: str) -> Size:
@@ -119,17 +125,21 @@ def paper_mm(spec: str) -> Size:
     return width_mm, height_mm
 
 
-def frames(paper: str, *, tags: bool) -> tuple[Frame, ...]:
+def frames(paper: str, *, family: str | None, strip: Sequence[Colour] = ()) -> tuple[Frame, ...]:
     """The frames of the paper's orientations, portrait first; those that leave room for an artwork.
+
+    Args:
+        family: of the tags in the page's corners; None leaves them out.
+        strip: colours of the strip; an even number, or none.
 
     Raises:
         UserError: neither orientation holds the ruler, the tags and 40 mm of artwork.
     """
     width_mm, height_mm = paper_mm(paper)
     sizes = dict.fromkeys([(width_mm, height_mm), (height_mm, width_mm)])
-    found = tuple(frame for size in sizes if _holds_artwork(frame := _frame(size, tags=tags)))
+    found = tuple(frame for size in sizes if _holds_artwork(frame := _frame(size, family, strip)))
     if not found:
-        furniture = "the 200 mm ruler and the four tags" if tags else "the 200 mm ruler"
+        furniture = "the 200 mm ruler and the four tags" if family else "the 200 mm ruler"
         raise UserError(f"Paper '{paper}' is too small for {furniture}: use a4 or at least 210x150mm.")
     return found
 
@@ -140,33 +150,64 @@ def _holds_artwork(frame: Frame) -> bool:
     return ruler_fits and min(x1 - x0, y1 - y0) >= AREA_MIN_MM
 
 
-def _frame(size_mm: Size, *, tags: bool) -> Frame:
+def _frame(size_mm: Size, family: str | None, colours: Sequence[Colour]) -> Frame:
+    """The strip stands in the footer, above the note, or has a band of its own where the ruler took the footer."""
     width, height = size_mm
-    module = max(MODULE_MIN_MM, math.floor(min(size_mm) / 40) / 2)
-    tag, quiet = (TAG_MODULES * module, QUIET_MODULES * module) if tags else (0.0, 0.0)
-    band = tag or BAND_MM
+    tag, quiet = tag_mm(min(size_mm), family) if family else (0.0, 0.0)
+    band, white = tag or BAND_MM, quiet or 2.0
     inset = MARGIN_MM + tag + quiet
-    between_tags = not tags or width - 2 * inset >= RULER_MM + 2 * RULER_MARGIN_MM
-    strip = 0.0 if between_tags else RULER_STRIP_MM
+    between_tags = family is None or width - 2 * inset >= RULER_MM + 2 * RULER_MARGIN_MM
+    ruler_strip = 0.0 if between_tags else RULER_STRIP_MM
     bottom = height - MARGIN_MM - band
-    ruler_y = bottom + 0.5 if between_tags else bottom - quiet - strip + 2
+    footer = bottom + (RULER_STRIP_MM - 2 if between_tags else 0.0)
+    in_footer = height - MARGIN_MM - NOTE_MM - footer >= STRIP_MM - 1
+    own_band = STRIP_MM + white if colours and not in_footer else 0.0
+    ruler_y = bottom + 0.5 if between_tags else bottom - quiet - ruler_strip + 2
     ruler_x = (width - RULER_MM) / 2
+    top = footer + 1 if in_footer else bottom - white - STRIP_MM
+    strip_box = (inset, top, width - inset, height - MARGIN_MM - NOTE_MM if in_footer else top + STRIP_MM)
     return Frame(
         size_mm=size_mm,
-        area_mm=(MARGIN_MM, MARGIN_MM + band + (quiet or 2.0), width - MARGIN_MM, bottom - strip - (quiet or 2.0)),
+        area_mm=(MARGIN_MM, MARGIN_MM + band + white, width - MARGIN_MM, bottom - ruler_strip - white - own_band),
         header_mm=(inset, MARGIN_MM, width - inset, MARGIN_MM + band),
-        footer_mm=(inset, bottom + (RULER_STRIP_MM - 2 if between_tags else 0.0), width - inset, height - MARGIN_MM),
+        footer_mm=(inset, strip_box[3] if colours and in_footer else footer, width - inset, height - MARGIN_MM),
         ruler_mm=(ruler_x, ruler_y, ruler_x + RULER_MM, ruler_y),
-        tags=_corner_tags(size_mm, tag) if tags else (),
+        tags=corner_tags((MARGIN_MM, MARGIN_MM, width - MARGIN_MM, height - MARGIN_MM), tag, family) if family else (),
+        strip=patches(strip_box, colours),
     )
 
 
-def _corner_tags(size_mm: Size, tag_mm: float) -> tuple[Tag, ...]:
-    """Ids 0 to 3, clockwise from the top-left corner of the page."""
-    left = top = MARGIN_MM
-    right, bottom = (side - MARGIN_MM - tag_mm for side in size_mm)
+def tag_mm(side_mm: float, family: str) -> tuple[float, float]:
+    """A tag's side, about a tenth of what it stands on, and the white that it needs on every side."""
+    module = max(MODULE_MIN_MM, math.floor(side_mm / 40) / 2) * 8 / TAG_MODULES[family]
+    return TAG_MODULES[family] * module, QUIET_MODULES * module
+
+
+def corner_tags(box_mm: Box, side_mm: float, family: str) -> tuple[Tag, ...]:
+    """Ids 0 to 3 in the box's corners, clockwise from its top-left."""
+    left, top, right, bottom = box_mm
+    right, bottom = right - side_mm, bottom - side_mm
     origins = ((left, top), (right, top), (right, bottom), (left, bottom))
-    return tuple(Tag(i, TAG_FAMILY, _square(x, y, tag_mm)) for i, (x, y) in enumerate(origins))
+    return tuple(Tag(i, family, _square(x, y, side_mm)) for i, (x, y) in enumerate(origins))
+
+
+def patches(box_mm: Box, colours: Sequence[Colour]) -> tuple[Patch, ...]:
+    """The colours along the box's longer side: in two rows where each is 6 mm or more, else in one."""
+    left, top, right, bottom = box_mm
+    upright = bottom - top > right - left
+    rows = 2 if min(right - left, bottom - top) >= 2 * STRIP_ROW_MM else 1
+    columns = len(colours) // rows
+    across, down = (rows, columns) if upright else (columns, rows)
+    boxes = (_cell_of(box_mm, across, down, i) for i in range(len(colours)))
+    return tuple(Patch(colour, box) for colour, box in zip(colours, boxes, strict=True))
+
+
+def _cell_of(box_mm: Box, across: int, down: int, number: int) -> Box:
+    """One cell of a grid, row by row, without the gap to its neighbours."""
+    left, top, right, bottom = box_mm
+    width, height, half = (right - left) / across, (bottom - top) / down, PATCH_GAP_MM / 2
+    x, y = left + number % across * width, top + number // across * height
+    return x + half, y + half, x + width - half, y + height - half
 
 
 def _square(x: float, y: float, side: float) -> tuple[Point, Point, Point, Point]:
@@ -187,7 +228,7 @@ def lay_out(
     cells = [cell for group in per_piece for cell in group if bears_ink(cell.piece, cell.place_mm)]
     packed = _pack([cell.size_mm for cell in cells], room, gap_mm=GAP_MM)
     tiles = (tuple(_tile(cells[i], (left + x, top + y)) for i, (x, y) in sorted(page)) for page in packed)
-    return pieces, tuple(Page(frame.size_mm, artwork, frame.tags, frame.ruler_mm) for artwork in tiles)
+    return pieces, tuple(Page(frame.size_mm, artwork, frame.tags, frame.ruler_mm, frame.strip) for artwork in tiles)
 
 
 def _cells(piece: int, box_mm: Box, room_mm: Size) -> list[_Cell]:
@@ -267,79 +308,3 @@ def _centred(shelves: list[_Shelf], sizes_mm: Sequence[Size], room_mm: Size, gap
             x += sizes_mm[i][0] + gap_mm
         y += shelf.height + gap_mm
     return placed
-
-
-def draw_furniture(pdf: FPDF, frame: Frame) -> None:
-    """The tags and the ruler."""
-    for tag in frame.tags:
-        _draw_tag(pdf, tag)
-    _draw_ruler(pdf, frame.ruler_mm)
-
-
-def _draw_tag(pdf: FPDF, tag: Tag) -> None:
-    dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_APRILTAG_36h11)
-    black = cv2.aruco.generateImageMarker(dictionary, tag.id, TAG_MODULES) == 0
-    (left, top), (right, _), *_ = tag.corners_mm
-    module = (right - left) / TAG_MODULES
-    fill(pdf, [outline * module + (left, top) for outline in outlines_px(black)], BLACK)
-
-
-def _draw_ruler(pdf: FPDF, ruler_mm: Box) -> None:
-    left, y, right, _ = ruler_mm
-    pen(pdf, 0.15)
-    pdf.line(left, y, right, y)
-    for mm in range(round(RULER_MM) + 1):
-        length = 4.0 if mm % 10 == 0 else 3.0 if mm % 5 == 0 else 2.0
-        pdf.line(left + mm, y, left + mm, y + length)
-    for cm in range(round(RULER_MM / 10) + 1):
-        text(pdf, str(cm), left + 10 * cm, y + 6.6, 6.5, align="C")
-    text(pdf, RULER_NOTE, (left + right) / 2, y + 10.8, 8.5, style="B", align="C")
-
-
-def outlines_px(mask: Bool[np.ndarray, "h w"]) -> list[Int[np.ndarray, "_ 2"]]:
-    """Outlines along pixel edges, holes too. cv2 joins pixel centres; doubled pixels, rounded up, give the edges."""
-    doubled = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
-    contours, _ = cv2.findContours(doubled, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    return [(contour[:, 0] + 1) // 2 for contour in contours]
-
-
-def fill(pdf: FPDF, outlines_mm: Sequence[Float[np.ndarray, "_ 2"]], colour: Colour) -> None:
-    """One path with its holes: renderers leave hairlines between shapes that merely touch."""
-    path = PaintedPath()
-    path.style.fill_color, path.style.stroke_color = "#" + bytes(colour).hex(), None
-    path.style.intersection_rule = "evenodd"
-    for outline in outlines_mm:
-        (x, y), *others = outline.tolist()
-        path.move_to(x, y)
-        for x, y in others:
-            path.line_to(x, y)
-        path.close()
-    with pdf.drawing_context() as canvas:
-        canvas.add_item(path)
-
-
-def pen(pdf: FPDF, width_mm: float, colour: Colour = BLACK) -> None:
-    pdf.set_line_width(width_mm)
-    pdf.set_draw_color(*colour)
-
-
-def text(
-    pdf: FPDF,
-    words: str,
-    x: float,
-    y: float,
-    size_pt: float,
-    *,
-    style: str = "",
-    colour: Colour = BLACK,
-    align: str = "L",
-    width: float = math.inf,
-) -> None:
-    """One line on its baseline; what the built-in fonts lack becomes "?", what exceeds the width is cut."""
-    pdf.set_font("Helvetica", style, size_pt)
-    pdf.set_text_color(*colour)
-    line = words = words.encode("latin-1", "replace").decode("latin-1")
-    while words and pdf.get_string_width(line) > width:
-        words = words[:-1]
-        line = words + "..."
-    pdf.text(x - (pdf.get_string_width(line) / 2 if align == "C" else 0.0), y, line)

@@ -510,9 +510,13 @@ def test_a_poster_on_a_wall_becomes_a_sign() -> None:
 def test_what_a_detector_is_not_attacked_by(threat: str, change: dict[str, Any], sentence: str) -> None:
     scenes = painted(*TRAIN)
     settings = replace(SETTINGS, **change)
-    with pytest.raises(UserError, match=sentence):
+
+    def tried() -> None:
         made = load_threat(threat, scenes, seed=0)
         make_problem(fake_detector(), scenes, made, world=ROAD, settings=settings, seed=0)
+
+    with pytest.raises(UserError, match=sentence):
+        tried()
 
 
 def test_one_artwork_is_for_one_class() -> None:

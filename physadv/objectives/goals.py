@@ -70,4 +70,5 @@ def _abstain(classes: Sequence[str]) -> int | None:
 def check_goal(goal: Goal, truth: Int[Tensor, " b"]) -> None:
     """UserError: some signs are what the goal wants to be read, so that nothing would have to happen."""
     if goal.target is not None and bool((truth == goal.target).any()):
-        raise UserError(f"Some scenes are of class {goal.name.partition(':')[2]!r} already; leave them out.")
+        name = goal.name.partition(":")[2]
+        raise UserError(f"Some scenes are of class {name!r} already: leave them out, or name another class.")

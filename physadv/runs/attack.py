@@ -31,6 +31,7 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
     """Search, judge, save: artwork, metrics.json, report.html."""
     target, world, scenes, judged = load_all(options)
     goal = goal_of(target, options.goal)
+    options = options.model_copy(update={"goal": goal.name})
     threat = fits = threat_of(options.threat, options, scenes)
     if options.judge:
         judged = scenes_of(
@@ -73,7 +74,9 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     if options.artwork and options.artwork.resolve() == options.out.resolve():
         raise UserError(f"{options.out} holds the artwork itself; choose another --out for its figures.")
     target, world, searched, scenes = load_all(options)
-    check_question(target, scenes, goal_of(target, options.goal))
+    goal = goal_of(target, _intended(options))
+    options = options.model_copy(update={"goal": goal.name})
+    check_question(target, scenes, goal)
     settings = options.settings(per_scene=True)
     artwork, found, threat = None, None, None
     if options.artwork:
@@ -91,6 +94,13 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
     drives = _drives(options, target, scenes, artwork, world, console)
     return _finish(_Outcome(options, command, target, scenes, artwork, result, found, drives), out)
+
+
+def _intended(options: EvaluateOptions) -> str:
+    """The --goal; without one, that of the attack which made the artwork."""
+    if options.artwork is None or "goal" in options.model_fields_set:
+        return options.goal
+    return str(load_artwork(options.artwork).record.get("run", {}).get("goal", options.goal))
 
 
 def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str, console: Console) -> dict[str, Any]:

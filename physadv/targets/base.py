@@ -159,7 +159,10 @@ def probe(module: nn.Module, frame: Frame, *, name: str) -> Float[Tensor, "2 c"]
 def _check_finite_logits(logits: object, name: str) -> None:
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         found = f"{logits.dtype} values" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise UserError(f"{name} returns {found}; it must return its logits alone, a float tensor (b, classes).")
+        raise UserError(
+            f"{name} returns {found}; it must return its logits alone, a float tensor (b, classes); a detector says "
+            "task = 'detection'."
+        )
     if logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
         raise UserError(
             f"{name} returns the shape {tuple(logits.shape)} for 2 images; a classifier returns (2, number of classes)."

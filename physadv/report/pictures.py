@@ -74,15 +74,21 @@ def _piece(artwork: Artwork, verdict: Verdict, row: int) -> Piece:
     face = int(used[row % len(used)])
     faces, size_mm = scenes.faces, scenes.faces.size_mm[face].cpu()
     picture = rgba(artwork, row)
-    worn = data_uri(_wear(to_pil(faces.images[face]), picture, place / size_mm.repeat(2))) if artwork.printed else None
+    shown = to_pil(faces.images[face]).resize(_face_px(size_mm), Image.Resampling.LANCZOS)
+    worn = data_uri(_wear(shown, picture, place / size_mm.repeat(2))) if artwork.printed else None
     width, height = (place[2:] - place[:2]).tolist()
     return Piece(data_uri(picture), worn, (width, height), (float(size_mm[0]), float(size_mm[1])), faces.names[face])
 
 
+def _face_px(size_mm: Float[Tensor, "2"]) -> tuple[int, int]:
+    """Width and height of a face in its own proportions."""
+    width, height = (FACE_PX * size_mm / size_mm.max()).round().int().tolist()
+    return width, height
+
+
 def _wear(face: Image.Image, artwork: Image.Image, place: Float[Tensor, "4"]) -> Image.Image:
     """The artwork laid over the face; `place` is xyxy as shares of the face."""
-    face = face.resize((FACE_PX, FACE_PX), Image.Resampling.LANCZOS)
-    left, top, right, bottom = (place * FACE_PX).round().int().tolist()
+    left, top, right, bottom = (place * torch.tensor(face.size).repeat(2)).round().int().tolist()
     layer = Image.new("RGBA", face.size)
     layer.paste(artwork.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.NEAREST), (left, top))
     return Image.alpha_composite(face, layer)

@@ -7,19 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from physadv.errors import UserError
 from physadv.files import read_tensors, write_tensors
+from physadv.heldout import varies
+from physadv.location import CANDIDATES, plain_colours, worst_places
+from physadv.objectives import Objective
 from physadv.problem import Problem, make_problem
-from physadv.question import Target
+from physadv.question import Target, goal_of, objective_of
 from physadv.scenes.base import Scenes
 from physadv.settings import Settings
 from physadv.targets.base import frozen
 from physadv.threats.base import Artwork, Theta, Threat
+from physadv.threats.patch import SoughtPatch
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
+
+PLACE_VIEWS = 4  # of each scene that choose a place, where they differ
 
 _TENSORS = ("theta", "best", "best_score", "resting")
 _NUMBERS = ("done", "photographs", "seconds", "history")
@@ -46,6 +52,8 @@ class Attacked:
     history: tuple[dict[str, float], ...]
     seconds: float
     photographs: int
+    score: Float[Tensor, " a"]  # success on the held-out draws, less a little of the loss: which of two is better
+    resting: Bool[Tensor, " a"]  # with early_stop: wins all of its held-out views
 
 
 @dataclass
@@ -71,19 +79,23 @@ def attack(
     world: World,
     settings: Settings,
     seed: int,
+    start: Theta | None = None,
+    objective: Objective | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Callable[[Step], None] = lambda step: None,
 ) -> Attacked:
     """Search θ under the world; the artwork returned did best on fixed held-out draws and holds what its PNG will hold.
 
+    start: where the first search begins, instead of a random point. objective: instead of the one in the settings.
     checkpoint: written at every check; with `resume` the search goes on from there and ends at the same bits (CPU).
     Raises UserError for a world that is reserved for judging, and for a checkpoint of another run.
     """
-    problem = make_problem(target, scenes, threat, world=world, settings=settings, seed=seed)
+    how: dict[str, Any] = {"world": world, "settings": settings, "seed": seed, "objective": objective}
+    problem = make_problem(target, scenes, threat, **how)
     with frozen(target.module):
         search = _resumed(problem, checkpoint) if resume and checkpoint and checkpoint.is_file() else None
-        search = search or _fresh(problem, restart=0)
+        search = search or _fresh(problem, restart=0, start=start)
         total = settings.steps * settings.restarts
         first, start, before = search.done, time.monotonic(), search.seconds
         while search.done < total and not bool(search.resting.all()):
@@ -93,7 +105,8 @@ def attack(
             loss = _step(problem, search)
             spent = time.monotonic() - start
             search.seconds = before + spent
-            checked = search.done % settings.check_every == 0 or step + 1 == settings.steps
+            due = search.done % settings.check_every == 0 or step + 1 == settings.steps
+            checked = due and problem.held_out is not None
             success = _check(problem, search) if checked else None
             search.history.append(
                 {"step": search.done, "loss": loss} | ({} if success is None else {"success": success})
@@ -102,8 +115,10 @@ def attack(
                 _write(problem, search, checkpoint)
             left = spent / (search.done - first) * (total - search.done)
             report(Step(restart, step + 1, settings.steps, loss, success, left))
-    artwork = threat.artwork(search.best).quantised()
-    return Attacked(artwork, tuple(search.history), search.seconds, search.photographs)
+    best = search.theta if problem.held_out is None else search.best
+    artwork = threat.artwork(best).quantised()
+    how_it_went = tuple(search.history), search.seconds, search.photographs
+    return Attacked(artwork, *how_it_went, search.best_score, search.resting)
 
 
 def attack_each(
@@ -116,17 +131,73 @@ def attack_each(
     seed: int,
     report: Callable[[Step], None] = lambda step: None,
 ) -> Attacked:
-    """An artwork for each scene: `attack` on `batch` of them at a time, whatever their number."""
+    """An artwork for each scene: `attack` on `batch` of them at a time, whatever their number.
+
+    Where the place is sought, every restart begins at another of the places that do most harm to a scene.
+    """
     settings = replace(settings, per_scene=True)
     how: dict[str, Any] = {"world": world, "settings": settings, "report": report}
-    parts = [
-        attack(target, scenes.take(rows), threat.take(rows), seed=derive(seed, "scenes", int(rows[0])), **how)
-        for rows in torch.arange(len(scenes)).split(settings.batch)
-    ]
-    theta = torch.cat([part.artwork.rgb for part in parts])
+    parts = []
+    for rows in torch.arange(len(scenes)).split(settings.batch):
+        some, said = (scenes.take(rows), threat.take(rows)), derive(seed, "scenes", int(rows[0]))
+        sought = isinstance(threat, SoughtPatch)
+        parts.append((_attack_placed if sought else attack)(target, *some, seed=said, **how))  # type: ignore[operator]
+    return _joined(parts, threat)
+
+
+def _joined(parts: list[Attacked], threat: Threat) -> Attacked:
+    """Artworks of one batch of scenes after the other."""
+    theta, places_mm = (torch.cat([getattr(part.artwork, name) for part in parts]) for name in ("rgb", "place_mm"))
+    artwork = threat.artwork(theta).quantised()
     history = tuple(entry for part in parts for entry in part.history)
     seconds, photographs = sum(part.seconds for part in parts), sum(part.photographs for part in parts)
-    return Attacked(threat.artwork(theta).quantised(), history, seconds, photographs)
+    score, resting = (torch.cat([getattr(part, name) for part in parts]) for name in ("score", "resting"))
+    artwork = artwork.at(places_mm) if isinstance(threat, SoughtPatch) else artwork
+    return Attacked(artwork, history, seconds, photographs, score, resting)
+
+
+def _attack_placed(
+    target: Target,
+    scenes: Scenes,
+    threat: SoughtPatch,
+    *,
+    world: World,
+    settings: Settings,
+    seed: int,
+    report: Callable[[Step], None],
+) -> Attacked:
+    """A search at each of the worst places, of the scenes that no search before it has won everywhere."""
+    objective = objective_of(target, goal_of(target, settings.goal), kappa=settings.kappa)
+    views = PLACE_VIEWS if varies(target, scenes, world, threat) else 1
+    how: dict[str, Any] = {"world": world, "objective": objective, "views": views}
+    with frozen(target.module):
+        count, keep = max(CANDIDATES, settings.restarts), settings.restarts
+        plain = plain_colours(threat)
+        places = worst_places(target, scenes, threat, plain, **how, count=count, keep=keep, seed=seed)
+    best: Attacked | None = None
+    for restart, place_mm in enumerate(places):
+        rows = torch.arange(len(scenes)) if best is None else (~best.resting.cpu()).nonzero()[:, 0]
+        if not len(rows):
+            break
+        there, once = threat.at(place_mm).take(rows), replace(settings, restarts=1)
+        said = derive(seed, "place", restart)
+        found = attack(target, scenes.take(rows), there, world=world, settings=once, seed=said, report=report)
+        best = found if best is None else _better(best, found, rows)
+    assert best is not None
+    return replace(best, photographs=best.photographs + count * len(plain) * views * len(scenes))
+
+
+def _better(one: Attacked, other: Attacked, rows: Int[Tensor, " m"]) -> Attacked:
+    """Of every scene the better search; `other` is of the scenes `rows` alone."""
+    mine = (other.score > one.score[rows]).cpu()
+    won = rows[mine]
+    rgb, place_mm = one.artwork.rgb.clone(), one.artwork.place_mm.clone()
+    score, resting = one.score.clone(), one.resting.clone()
+    rgb[won], place_mm[won] = other.artwork.rgb[mine], other.artwork.place_mm[mine]
+    score[won], resting[won] = other.score[mine], other.resting[mine]
+    artwork = replace(one.artwork, rgb=rgb, place_mm=place_mm)
+    seconds, photographs = one.seconds + other.seconds, one.photographs + other.photographs
+    return Attacked(artwork, one.history + other.history, seconds, photographs, score, resting)
 
 
 def check(target: Target, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int) -> None:
@@ -134,8 +205,8 @@ def check(target: Target, scenes: Scenes, threat: Threat, *, world: World, setti
     make_problem(target, scenes, threat, world=world, settings=settings, seed=seed).init(restart=0)
 
 
-def _fresh(problem: Problem, *, restart: int) -> _Search:
-    theta = problem.init(restart=restart)
+def _fresh(problem: Problem, *, restart: int, start: Theta | None = None) -> _Search:
+    theta = problem.init(restart=restart) if start is None else problem.threat.project(start)
     lowest = torch.full((len(theta),), -torch.inf, device=theta.device)
     resting = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
     return _Search(theta, problem.optimiser.init(theta), theta.clone(), lowest, resting)
@@ -168,7 +239,7 @@ def _check(problem: Problem, search: _Search) -> float:
     won, losses = problem.judge(search.theta)
     if not won.numel():
         raise UserError("No sign is in view in the held-out photographs: raise --held-out, or choose a milder --world.")
-    search.photographs += len(problem.held_out)
+    search.photographs += 0 if problem.held_out is None else len(problem.held_out)
     score = (won.float() - 1e-5 * losses).mean(0)
     better = score > search.best_score
     search.best = torch.where(better[:, None, None, None], search.theta, search.best)

@@ -1,22 +1,18 @@
 """Train a detector on whole photographs with boxes: assignment, loss, loop."""
 
-import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from physadv.augment import Augmentation, Cutout, Labelled, augmented, cut
 from physadv.errors import UserError
-from physadv.files import read_tensors, write_tensors
+from physadv.learning import Learning, cosine
 from physadv.targets.base import Frame
 from physadv.targets.boxes import area, iou, overlap
 from physadv.targets.detector import Detector
@@ -30,7 +26,7 @@ POINTS = 10  # that answer for a sign, at most
 NEAR = 0.75  # strides from the centre of a small sign at which a point may answer for it
 SILENT = 0.75  # weight of what is no sign (Zhang et al. 2021)
 BOX_WEIGHT = 2.0
-WARM_UP = 0.05  # of the steps
+CLIP = 10.0  # of the gradient's length
 QUIET = 0.15  # of the epochs, at the end, without mosaics and pasted signs (Ge et al. 2021)
 CHECK_EVERY = 5  # epochs
 
@@ -121,71 +117,19 @@ def detection_loss(
     return (entropy + BOX_WEIGHT * misses) / asked.sum().clamp(min=1.0)
 
 
-@dataclass
-class Run:
-    """All that a training changes; kept in one file, so that it can go on after a kill."""
+def start(arch: str, *, classes: int, recipe: DetectorRecipe, device: torch.device, seed: int) -> Learning[SignsDet]:
+    """A new network and its optimiser. UserError: no such detector."""
+    module = build(arch, classes=classes, seed=seed)
+    if not isinstance(module, SignsDet):
+        raise UserError(f"{arch} is no detector; there is {', '.join(DETECTORS)}.")
+    return Learning.of(module.to(device), learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
-    module: SignsDet
-    average: SignsDet
-    optimiser: torch.optim.AdamW
-    step: int = 0
 
-    @classmethod
-    def start(cls, arch: str, *, classes: int, recipe: DetectorRecipe, device: torch.device, seed: int) -> "Run":
-        module = build(arch, classes=classes, seed=seed)
-        if not isinstance(module, SignsDet):
-            raise UserError(f"{arch} is no detector; there is {', '.join(DETECTORS)}.")
-        module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        flat = [one for one in module.parameters() if one.ndim < 2]
-        deep = [one for one in module.parameters() if one.ndim >= 2]
-        groups = [{"params": deep, "weight_decay": recipe.weight_decay}, {"params": flat, "weight_decay": 0.0}]
-        return cls(module, deepcopy(module).eval(), torch.optim.AdamW(groups, lr=recipe.learning_rate))
-
-    def save(self, path: Path, told: Mapping[str, Any]) -> None:
-        """told: what the training is of."""
-        tensors = {f"{part}.{name}": value for part, values in self._states().items() for name, value in values.items()}
-        write_tensors(path, tensors, {"step": self.step, "told": told})
-
-    def load(self, path: Path, told: Mapping[str, Any]) -> None:
-        """Errors: UserError where the checkpoint is of another training."""
-        tensors, metadata = read_tensors(path)
-        if metadata.get("told") != json.loads(json.dumps(told)):
-            raise UserError(f"{path} is of a training with other options; give those again, or --overwrite.")
-        self.step = metadata["step"]
-        for part, values in self._states(filled=True).items():
-            for name, value in values.items():
-                value.copy_(tensors[f"{part}.{name}"])
-
-    def _states(self, *, filled: bool = False) -> dict[str, dict[str, Tensor]]:
-        """Every tensor by name. filled: the optimiser's moments are made where there are none yet."""
-        moments: dict[str, Tensor] = {}
-        for row, one in enumerate(one for group in self.optimiser.param_groups for one in group["params"]):
-            state = self.optimiser.state[one]
-            if filled and not state:
-                state |= {name: torch.zeros_like(one) for name in ("exp_avg", "exp_avg_sq")} | {"step": torch.zeros(())}
-            moments |= {f"{row}.{name}": value for name, value in state.items()}
-        return {"module": self.module.state_dict(), "average": self.average.state_dict(), "optimiser": moments}
-
-    def learn(self, images: Float[Tensor, "n 3 s s"], truth: Sequence[Truth], *, rate: float) -> float:
-        """One step of the optimiser; the loss before it."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        with torch.autocast(images.device.type, torch.bfloat16):
-            boxes, logits = self.module.train().predict(images.contiguous(memory_format=torch.channels_last))
-        loss = detection_loss(boxes, logits, self.module.places(images), truth)
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.module.parameters(), 10.0)
-        self.optimiser.step()
-        self.step += 1
-        return loss.item()
-
-    @torch.no_grad()
-    def remember(self, decay: float) -> None:
-        """average <- decay * average + (1 - decay) * module; a young average forgets where it began."""
-        decay = min(decay, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.average.state_dict().values(), self.module.state_dict().values(), strict=True):
-            mean.lerp_(now, 1 - decay) if mean.is_floating_point() else mean.copy_(now)
+def loss_of(module: SignsDet, images: Float[Tensor, "n 3 s s"], truth: Sequence[Truth]) -> Float[Tensor, ""]:
+    """The loss of a network in training on a batch, in mixed precision."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        boxes, logits = module.predict(images.contiguous(memory_format=torch.channels_last))
+    return detection_loss(boxes, logits, module.places(images), truth)
 
 
 def train_detector(
@@ -205,36 +149,29 @@ def train_detector(
 
     The order, the pictures and the network depend on `seed` alone. check: a figure of merit, every fifth epoch.
     """
-    run = Run.start(arch, classes=len(classes), recipe=recipe, device=torch.device(device), seed=seed)
+    run = start(arch, classes=len(classes), recipe=recipe, device=torch.device(device), seed=seed)
     told = {"arch": arch, "classes": classes, "recipe": asdict(recipe), "seed": seed, "photographs": len(photographs)}
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint, told)
     frame = Frame(run.module.input_size, whole=True, pad=114 / 255)
     turns = _turns(photographs, len(classes), recipe.common)
     per_epoch = max(1, len(photographs) // recipe.batch)
-    begun, start, merit = run.step // per_epoch, time.monotonic(), 0.0
+    begun, since, merit = run.step // per_epoch, time.monotonic(), 0.0
     for epoch in range(begun, recipe.epochs):
         losses = []
         for images, truth in _batches(photographs, drawn, turns, recipe, frame.size_px, epoch, per_epoch, seed):
-            rate = _rate(run.step, recipe.epochs * per_epoch, recipe.learning_rate)
+            rate = cosine(run.step, recipe.epochs * per_epoch, recipe.learning_rate)
             there = [(boxes.to(device), labels.to(device)) for boxes, labels in truth]
-            losses.append(run.learn(images.to(device), there, rate=rate))
+            loss = loss_of(run.module.train(), images.to(device), there)
+            losses.append(run.descend(loss, rate=rate, clip=CLIP))
             run.remember(recipe.ema)
         if checkpoint is not None:
             run.save(checkpoint, told)
         if (epoch + 1) % CHECK_EVERY == 0 or epoch + 1 == recipe.epochs:
             merit = check(Detector.of(run.average, classes=classes, frame=frame, name=arch))
-        left = (time.monotonic() - start) / (epoch + 1 - begun) * (recipe.epochs - epoch - 1)
+        left = (time.monotonic() - since) / (epoch + 1 - begun) * (recipe.epochs - epoch - 1)
         report(Progress(epoch + 1, recipe.epochs, sum(losses) / len(losses), merit, left, "AP50"))
     return Detector.of(run.average, classes=classes, frame=frame, name=arch)
-
-
-def _rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to a hundredth of the peak."""
-    rise = max(1.0, WARM_UP * steps)
-    if step < rise:
-        return peak * (step + 1) / (rise + 1)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise))))
 
 
 def _turns(photographs: Sequence[Labelled], classes: int, common: float) -> Float[Tensor, " b"]:

@@ -47,7 +47,7 @@ class Problem:
     expectation: Expectation
     optimiser: Optimiser
     separate: bool
-    held_out: HeldOut
+    held_out: HeldOut | None
     _kept: list[tuple[Any, _Views]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def init(self, *, restart: int) -> Theta:
@@ -146,6 +146,7 @@ class Problem:
 
         rounded: to 8 bits, as a PNG will hold it.
         """
+        assert self.held_out is not None
         artwork = self.threat.artwork(theta)
         (answers,) = self.held_out.answers(artwork.quantised() if rounded else artwork)
         won = self.objective.success(answers, self.held_out.truth)
@@ -180,9 +181,16 @@ class Problem:
 
 
 def make_problem(
-    target: Target, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int
+    target: Target,
+    scenes: Scenes,
+    threat: Threat,
+    *,
+    world: World,
+    settings: Settings,
+    seed: int,
+    objective: Objective | None = None,
 ) -> Problem:
-    """Photographs without a sign that carries the artwork take no part.
+    """Photographs without a sign that carries the artwork take no part. objective: instead of the one in the settings.
 
     UserError: a world that only judges, a goal that is there already, a search that needs gradients of scores.
     """
@@ -211,11 +219,13 @@ def make_problem(
         world=world,
         settings=settings,
         seed=seed,
-        objective=objective_of(target, goal, name=settings.objective, kappa=settings.kappa),
+        objective=objective or objective_of(target, goal, name=settings.objective, kappa=settings.kappa),
         expectation=parse_expectation(settings.expectation),
         optimiser=optimiser,
         separate=separate,
-        held_out=_held_out(target, scenes, threat, world, settings.held_out, seed, separate=separate),
+        held_out=_held_out(target, scenes, threat, world, settings.held_out, seed, separate=separate)
+        if settings.held_out
+        else None,
     )
 
 

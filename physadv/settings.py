@@ -12,6 +12,7 @@ class Settings:
 
     common: the same views in every step (common random numbers). antithetic: views in pairs, u and 1 − u.
     early_stop: with an artwork per scene, those that win all of their held-out views rest.
+    held_out: 0 judges nothing, and the last θ is kept: what hardening does.
     """
 
     goal: str = "untargeted"
@@ -35,8 +36,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "views", "restarts", "check_every", "held_out"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+            least = 0 if name == "held_out" else 1
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}.")
         for name in ("tv", "nps"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"--{name} is {getattr(self, name)}; a weight is 0 or more.")

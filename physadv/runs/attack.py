@@ -91,6 +91,7 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         how: dict[str, Any] = {"world": world, "settings": settings, "report": console.attack}
         found = attack_each(target, searched, threat, seed=options.seed, **how)
         artwork = found.artwork
+        threat = threat.at(artwork.place_mm) if threat.sought else threat
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
     drives = _drives(options, target, scenes, artwork, world, console)
     return _finish(_Outcome(options, command, target, scenes, artwork, result, found, drives), out)
@@ -144,6 +145,8 @@ def _refit(artwork: Artwork, scenes: Scenes) -> tuple[Threat | None, Artwork]:
         return None, artwork
     mask = artwork.record.get("run", {}).get("config", {}).get("mask")
     threat = load_threat(name, scenes, seed=0, mask=mask, resolution_px=max(artwork.rgb.shape[-2:]))
+    if threat.sought:
+        return threat.at(artwork.place_mm), artwork
     return threat, artwork.at(threat.place_mm)
 
 

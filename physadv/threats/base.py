@@ -114,7 +114,7 @@ class Threat(Protocol):
 
     name: the spec it was made from. per_image: θ belongs to one photograph, and no other can wear it.
     ball: the norm ball that S is, if it is one: its norm sets the closed form of a step, its radius the length.
-    roams: its place is drawn anew in every view.
+    roams: its place is drawn anew in every view. sought: the attack looks for its place on each scene.
     """
 
     @property
@@ -128,6 +128,9 @@ class Threat(Protocol):
 
     @property
     def roams(self) -> bool: ...
+
+    @property
+    def sought(self) -> bool: ...
 
     def init(self, scenes: Scenes, *, generator: torch.Generator, per_scene: bool = False) -> Theta:
         """A random point of S: one for all scenes, or one per scene."""

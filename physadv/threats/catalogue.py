@@ -44,7 +44,9 @@ def list_threats() -> tuple[ThreatRow, ...]:
             "stickers", "stickers:two-bars", f"opaque stickers: {', '.join(MASKS)}, or where --mask FILE.png is white"
         ),
         ThreatRow(
-            "patch", "patch:80mm@300,450", "one patch: 80mm, 60x40mm, 10% of the face; :circle; @x,y mm or @random"
+            "patch",
+            "patch:80mm@300,450",
+            "one patch: 80mm, 60x40mm, 10% of the face; :circle; @x,y mm, @random or @worst",
         ),
         ThreatRow("ring", "ring:4%", "an even band along the inside of the outline, as a share of the face"),
         ThreatRow("poster", "poster:0.3", f"the whole face, each colour changed by at most this ({_POSTER_DEFAULT})"),
@@ -150,11 +152,13 @@ def _centre(place: str) -> Centre:
     match place:
         case "" | "center" | "centre":
             return "center"
-        case "random":
-            return "random"
+        case "random" | "worst":
+            return place
     found = _PLACE.fullmatch(place)
     if not found:
-        raise UserError(f"{place!r} is no place: write @center, @random, or @x,y in mm from the face's top-left.")
+        raise UserError(
+            f"{place!r} is no place: write @center, @random, @worst, or @x,y in mm from the face's top-left."
+        )
     return float(found[1]), float(found[2])
 
 

@@ -1,7 +1,7 @@
 """One rectangular or round patch (Brown et al. 2017), its size in mm or as a share of the face."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -18,14 +18,15 @@ from physadv.threats.sets import PALETTES
 _GRID = 33  # places per axis
 _INSIDE = 0.995  # the edge of a face is antialiased
 
-Centre = tuple[float, float] | Literal["center", "random"]
+Centre = tuple[float, float] | Literal["center", "random", "worst"]
 
 
 @dataclass(frozen=True)
 class Patch:
     """`size`: (width, height) in mm, or the share of the face's opaque area that a square or circle covers.
 
-    centre: of the patch, in mm from the face's top-left; "center" of the face; "random" anywhere on the opaque face.
+    centre: of the patch, in mm from the face's top-left; "center" of the face; "random" anywhere on the opaque face,
+    drawn anew for each view; "worst" where it does most harm, sought for each scene (`location.py`).
     """
 
     size: tuple[float, float] | float
@@ -51,24 +52,25 @@ class Patch:
 
     def resolve(self, scenes: Scenes, *, resolution_px: int, seed: int) -> Printed:
         """UserError: the patch does not fit the box of a face."""
-        rows = scenes.face if self.centre == "random" and scenes.photograph is None else faces_in_use(scenes)
+        each = self.centre in ("random", "worst") and scenes.photograph is None
+        rows = scenes.face if each else faces_in_use(scenes)
         sizes_mm, faces_mm = self.size_mm(scenes.faces)[rows], scenes.faces.size_mm[rows]
         size_px = raster_size_px(*sizes_mm[0].tolist(), resolution_px=resolution_px)
         alpha = coverage(ellipse_mask(), size_px)[None] if self.round else torch.ones(1, 1, *size_px)
-        places_mm = self._places(scenes.faces, rows, seed=seed)
-        self._check(places_mm, faces_mm)
-        threat = Printed(self.name, PALETTES[self.palette], alpha.to(scenes.images.device), places_mm)
-        if self.centre != "random":
-            return threat
-        return RoamingPatch(threat.name, threat.feasible, threat.alpha, threat.place_mm, patch=self)
-
-    def _places(self, faces: Faces, rows: Int[Tensor, " n"], *, seed: int) -> Float[Tensor, "n 4"]:
-        sizes_mm, faces_mm = self.size_mm(faces)[rows], faces.size_mm[rows]
-        if self.centre == "random":
+        if self.centre in ("random", "worst"):
+            free = Free.on(scenes.faces, self.size_mm(scenes.faces), rows)
             u = torch.rand(len(rows), 2, generator=torch.Generator().manual_seed(seed))
-            return random_places(u, sizes_mm, faces, rows)
-        centres_mm = faces_mm / 2 if self.centre == "center" else faces_mm.new_tensor([self.centre]).expand_as(faces_mm)
-        return torch.cat([centres_mm - sizes_mm / 2, centres_mm + sizes_mm / 2], 1)
+            places_mm = free.places(u[:, 0], rows)
+        else:
+            middle = faces_mm / 2 if self.centre == "center" else faces_mm.new_tensor([self.centre]).expand_as(faces_mm)
+            places_mm = torch.cat([middle - sizes_mm / 2, middle + sizes_mm / 2], 1)
+        self._check(places_mm, faces_mm)
+        threat = self.name, PALETTES[self.palette], alpha.to(scenes.images.device), places_mm
+        if self.centre == "random":
+            return RoamingPatch(*threat, free=free)
+        if self.centre == "worst":
+            return SoughtPatch(*threat, free=free, face=rows.expand(len(scenes)))
+        return Printed(*threat)
 
     def _check(self, places_mm: Float[Tensor, "n 4"], faces_mm: Float[Tensor, "n 2"]) -> None:
         slack_mm = 1e-3
@@ -84,10 +86,35 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class Free:
+    """Every place on a grid where a patch lies on the opaque face: its top-left corners, and its size, per face."""
+
+    corners_mm: dict[int, Float[Tensor, "m 2"]]
+    sizes_mm: Float[Tensor, "k 2"]
+
+    @classmethod
+    def on(cls, faces: Faces, sizes_mm: Float[Tensor, "k 2"], rows: Int[Tensor, " n"]) -> "Free":
+        used = rows.unique().tolist()
+        return cls(
+            {row: _free_corners(faces.images[row, 3], sizes_mm[row], faces.size_mm[row]) for row in used}, sizes_mm
+        )
+
+    def places(self, u: Float[Tensor, " n"], face: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+        """Uniforms in [0, 1) -> xyxy in mm, each place of a face as likely as any other."""
+        sizes_mm = self.sizes_mm[face.to(self.sizes_mm.device)]
+        corners_mm = torch.empty_like(sizes_mm)
+        for row in face.unique().tolist():
+            which, free_mm = face == row, self.corners_mm[row]
+            picked = (u[which.to(u.device)] * len(free_mm)).long().clamp(max=len(free_mm) - 1)
+            corners_mm[which] = free_mm[picked.to(free_mm.device)]
+        return torch.cat([corners_mm, corners_mm + sizes_mm], 1)
+
+
+@dataclass(frozen=True)
 class RoamingPatch(Printed):
     """A patch whose place is part of T: the attack draws it anew for each view. `place_mm` is one draw, kept."""
 
-    patch: Patch = field(kw_only=True)
+    free: Free = field(kw_only=True)
 
     @property
     def roams(self) -> bool:
@@ -96,23 +123,38 @@ class RoamingPatch(Printed):
     def places(self, u: Float[Tensor, "n 2"], scenes: Scenes, rows: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
         """Uniforms -> places in mm, anywhere on the face of each view's scene."""
         if scenes.photograph is None:
-            faces = scenes.face[rows.to(scenes.face.device)]
+            face = scenes.face[rows.to(scenes.face.device)]
         else:
-            faces = faces_in_use(scenes).expand(len(rows))
-        return random_places(u, self.patch.size_mm(scenes.faces)[faces], scenes.faces, faces)
+            face = faces_in_use(scenes).expand(len(rows))
+        return self.free.places(u[:, 0], face)
 
 
-def random_places(
-    u: Float[Tensor, "n 2"], sizes_mm: Float[Tensor, "n 2"], faces: Faces, rows: Int[Tensor, " n"]
-) -> Float[Tensor, "n 4"]:
-    """Uniform over a grid of the places where a patch of that size lies on the opaque face of each row."""
-    corners_mm = torch.empty_like(sizes_mm)
-    for row in rows.unique().tolist():
-        which = rows == row
-        free_mm = _free_corners(faces.images[row, 3], sizes_mm[which][0], faces.size_mm[row])
-        picked = (u[which.to(u.device), 0] * len(free_mm)).long().clamp(max=len(free_mm) - 1)
-        corners_mm[which] = free_mm[picked.to(free_mm.device)]
-    return torch.cat([corners_mm, corners_mm + sizes_mm], 1)
+@dataclass(frozen=True)
+class SoughtPatch(Printed):
+    """A patch whose place is part of θ: sought for each scene. `place_mm` is a random one until then."""
+
+    free: Free = field(kw_only=True)
+    face: Int[Tensor, " b"] = field(kw_only=True)
+
+    @property
+    def sought(self) -> bool:
+        return True
+
+    def take(self, rows: Int[Tensor, " n"]) -> "SoughtPatch":
+        taken = super().take(rows)
+        assert isinstance(taken, SoughtPatch)
+        return replace(taken, face=self.face[rows])
+
+    def candidates(self, count: int, *, seed: int) -> Float[Tensor, "count b 4"]:
+        """Places spread evenly over each face: one drawn from every `count`-th part of all that are free."""
+        u = torch.rand(count, len(self.face), generator=torch.Generator().manual_seed(seed))
+        u = (u + torch.arange(count)[:, None]) / count
+        return torch.stack([self.free.places(one, self.face) for one in u])
+
+    def _check(self, count: int, scenes: int) -> None:
+        if count == 1 and scenes > 1:
+            raise UserError(f"{self.name} has a place of its own on each scene: use evaluate --attack, or @center.")
+        super()._check(count, scenes)
 
 
 def _free_corners(

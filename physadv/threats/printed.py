@@ -36,6 +36,14 @@ class Printed:
         return False
 
     @property
+    def sought(self) -> bool:
+        return False
+
+    def at(self, place_mm: Float[Tensor, "p 4"]) -> "Printed":
+        """The same at other places."""
+        return replace(self, place_mm=place_mm)
+
+    @property
     def size_px(self) -> tuple[int, int]:
         """Rows and columns of θ."""
         return self.alpha.shape[2], self.alpha.shape[3]

@@ -173,7 +173,8 @@ def _attack_placed(
     with frozen(target.module):
         count, keep = max(CANDIDATES, settings.restarts), settings.restarts
         plain = plain_colours(threat)
-        places = worst_places(target, scenes, threat, plain, **how, count=count, keep=keep, seed=seed)
+        tried = threat.candidates(count, seed=seed)
+        places = worst_places(target, scenes, threat, plain, tried, **how, keep=keep, seed=seed)
     best: Attacked | None = None
     for restart, place_mm in enumerate(places):
         rows = torch.arange(len(scenes)) if best is None else (~best.resting.cpu()).nonzero()[:, 0]

@@ -27,11 +27,11 @@ def worst_places(
     scenes: Scenes,
     threat: SoughtPatch,
     thetas: Sequence[Theta],
+    places_mm: Float[Tensor, "count b 4"],
     *,
     world: World,
     objective: Objective,
     views: int,
-    count: int,
     keep: int,
     seed: int,
 ) -> Float[Tensor, "keep b 4"]:
@@ -39,11 +39,10 @@ def worst_places(
 
     The loss of a place is the least over `thetas` (each one for all scenes or one per scene) of the mean over views.
     """
-    places_mm = threat.candidates(count, seed=seed)
     held_out = HeldOut(target, scenes, world, views, seed)
     worn = [threat.artwork(theta).at(place_mm) for place_mm in places_mm for theta in thetas]
     losses = torch.stack([objective.loss(logits, held_out.truth) for logits in held_out.answers(*worn)])
-    losses = losses.reshape(count, len(thetas), views, len(scenes)).mean(2).amin(1)
+    losses = losses.reshape(len(places_mm), len(thetas), views, len(scenes)).mean(2).amin(1)
     order = losses.argsort(0)[:keep]
     return places_mm.to(order.device).gather(0, order[..., None].expand(-1, -1, 4))
 

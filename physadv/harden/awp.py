@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def perturbed_weights(module: nn.Module, gamma: float) -> Iterator[None]:
-    """Inside, each weight w with a gradient g is w + gamma · |w| · g / |g|, layer by layer; afterwards w, bit for bit."""
+    """Inside, each weight w with a gradient g is w + gamma · |w| · g / |g|, layer by layer; afterwards w again."""
     moved = [one for one in module.parameters() if one.grad is not None and one.ndim > 1]
     before = [one.detach().clone() for one in moved]
     try:

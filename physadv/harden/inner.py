@@ -4,6 +4,7 @@ Danskin's theorem: the gradient of max_Î¸ L at the weights is that of L at the Î
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -84,7 +85,7 @@ class Inner:
         goal = goal_of(self.target, "hide" if self.target.frame.whole else "untargeted")
         objective = None if reference is None else Divergence(goal, reference)
         if isinstance(threat, SoughtPatch):
-            threat = threat.at(self._place(scenes, threat, start, seed=seed))
+            threat = threat.at(self._place(scenes, threat, memory, slots, start, seed=seed))
         settings = Settings(
             goal=goal.name,
             steps=self.recipe.steps,
@@ -94,19 +95,30 @@ class Inner:
             per_scene=self.recipe.start != "shared",
             held_out=0,
         )
-        how = {"world": self.world, "settings": settings, "seed": derive(seed, "search"), "start": start}
-        artwork = attack(self.target, scenes, threat, **how, objective=objective).artwork  # type: ignore[arg-type]
-        return artwork, kept(artwork.rgb, slots)
+        how: dict[str, Any] = {"world": self.world, "settings": settings, "seed": derive(seed, "search")}
+        artwork = attack(self.target, scenes, threat, **how, start=start, objective=objective).artwork
+        return artwork, kept(artwork, slots)
 
-    def _place(self, scenes: Scenes, threat: SoughtPatch, start: Theta, *, seed: int) -> Float[Tensor, "n 4"]:
-        """The worst of a few places for the artwork as it is."""
-        count, seed = self.recipe.candidates, derive(seed, "place")
-        if count == 1:
-            return threat.candidates(1, seed=seed)[0]
+    def _place(
+        self,
+        scenes: Scenes,
+        threat: SoughtPatch,
+        memory: Memory,
+        slots: Int[Tensor, " n"],
+        start: Theta,
+        *,
+        seed: int,
+    ) -> Float[Tensor, "n 4"]:
+        """The worst of a few places for the artwork as it is: where it was, and new ones."""
+        seed = derive(seed, "place")
+        first = memory.place(threat, slots, threat.candidates(1, seed=derive(seed, "first"))[0])
+        if self.recipe.candidates == 1:
+            return first
+        places_mm = torch.cat([first[None], threat.candidates(self.recipe.candidates - 1, seed=seed)])
         objective = objective_of(self.target, goal_of(self.target, "untargeted"))
-        how = {"world": self.world, "objective": objective, "views": 1, "count": count, "keep": 1, "seed": seed}
+        how: dict[str, Any] = {"world": self.world, "objective": objective, "views": 1, "keep": 1, "seed": seed}
         with frozen(self.target.module):
-            return worst_places(self.target, scenes, threat, [start], **how)[0]  # type: ignore[arg-type]
+            return worst_places(self.target, scenes, threat, [start], places_mm, **how)[0]
 
 
 def mixed(target: Target) -> Target:

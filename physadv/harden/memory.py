@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from physadv.harden.recipe import Start
 from physadv.scenes.base import Scenes
-from physadv.threats.base import Theta, Threat
+from physadv.threats.base import Artwork, Theta, Threat
+from physadv.threats.patch import SoughtPatch
 from physadv.transforms.stages import derive
 
 PER_CLASS = 8
@@ -23,6 +24,7 @@ class Kept:
     raster: str
     slots: Int[Tensor, " a"]
     pixels: Tensor  # (a, 3, h, w) uint8
+    centres_mm: Float[Tensor, "a 2"]
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Memory:
     images: int
     classes: int
     pixels: dict[str, Tensor] = field(default_factory=dict)
+    centres_mm: dict[str, Tensor] = field(default_factory=dict)
     filled: dict[str, Tensor] = field(default_factory=dict)
 
     def slots(self, rows: Int[Tensor, " n"], labels: Int[Tensor, " n"], *, seed: int) -> Int[Tensor, " a"]:
@@ -51,11 +54,20 @@ class Memory:
         """What is in the slots; a random point of S where there is nothing yet."""
         generator = torch.Generator().manual_seed(derive(seed, "recall"))
         theta = threat.init(scenes, generator=generator, per_scene=self.start != "shared")
-        raster = _raster(theta)
+        raster = _raster(theta.shape[2:])
         if self.start != "random" and raster in self.filled:
             known = self.filled[raster][slots]
             theta[known] = self.pixels[raster][slots[known]].to(theta) / 255
         return theta
+
+    def place(self, threat: SoughtPatch, slots: Int[Tensor, " n"], tried: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+        """Where the artworks in the slots were; the place `tried` where there is nothing yet."""
+        raster = _raster(threat.size_px)
+        if self.start != "image" or raster not in self.filled:
+            return tried
+        centres_mm = self.centres_mm[raster][slots].to(tried)
+        before = threat.free.nearest(centres_mm, threat.face)
+        return torch.where(self.filled[raster][slots].to(tried.device)[:, None], before, tried)
 
     def keep(self, kept: Sequence[Kept]) -> None:
         """Into the slots, in this order."""
@@ -65,14 +77,16 @@ class Memory:
             count = {"image": self.images, "class": self.classes * PER_CLASS, "shared": SHARED}[self.start]
             if one.raster not in self.pixels:
                 self.pixels[one.raster] = torch.zeros(count, *one.pixels.shape[1:], dtype=torch.uint8)
+                self.centres_mm[one.raster] = torch.zeros(count, 2)
                 self.filled[one.raster] = torch.zeros(count, dtype=torch.bool)
             self.pixels[one.raster][one.slots] = one.pixels
+            self.centres_mm[one.raster][one.slots] = one.centres_mm
             self.filled[one.raster][one.slots] = True
 
     def tensors(self) -> dict[str, Tensor]:
         """For a checkpoint."""
-        both = ("pixels", self.pixels), ("filled", self.filled)
-        return {f"{name}.{raster}": value for name, table in both for raster, value in table.items()}
+        names = ("pixels", "centres_mm", "filled")
+        return {f"{name}.{raster}": value for name in names for raster, value in getattr(self, name).items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         for name, value in tensors.items():
@@ -80,9 +94,13 @@ class Memory:
             getattr(self, table)[raster] = value
 
 
-def kept(theta: Theta, slots: Int[Tensor, " a"]) -> Kept:
-    return Kept(_raster(theta), slots, theta.mul(255).round().to(torch.uint8).cpu())
+def kept(artwork: Artwork, slots: Int[Tensor, " a"]) -> Kept:
+    """What is worth remembering of an artwork."""
+    corners_mm = artwork.place_mm.expand(len(artwork), 4) if len(artwork.place_mm) == 1 else artwork.place_mm
+    centres_mm = (corners_mm[: len(artwork), :2] + corners_mm[: len(artwork), 2:]).cpu() / 2
+    pixels = artwork.rgb.mul(255).round().to(torch.uint8).cpu()
+    return Kept(_raster(artwork.rgb.shape[2:]), slots, pixels, centres_mm)
 
 
-def _raster(theta: Theta) -> str:
-    return f"{theta.shape[2]}x{theta.shape[3]}"
+def _raster(size_px: Sequence[int]) -> str:
+    return f"{size_px[0]}x{size_px[1]}"

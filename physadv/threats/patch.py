@@ -109,6 +109,15 @@ class Free:
             corners_mm[which] = free_mm[picked.to(free_mm.device)]
         return torch.cat([corners_mm, corners_mm + sizes_mm], 1)
 
+    def nearest(self, centres_mm: Float[Tensor, "n 2"], face: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+        """Of each face the place whose centre is closest."""
+        sizes_mm = self.sizes_mm[face.to(self.sizes_mm.device)]
+        wanted_mm, corners_mm = centres_mm - sizes_mm / 2, torch.empty_like(sizes_mm)
+        for row in face.unique().tolist():
+            which = face == row
+            corners_mm[which] = self.corners_mm[row][torch.cdist(wanted_mm[which], self.corners_mm[row]).argmin(1)]
+        return torch.cat([corners_mm, corners_mm + sizes_mm], 1)
+
 
 @dataclass(frozen=True)
 class RoamingPatch(Printed):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -18,13 +19,16 @@ from physadv.threats.base import Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
 
+Targets = Literal["labels", "online", "both"]
+
 
 @dataclass(frozen=True)
 class Source:
     """Scenes of one kind, what the adversary may do to them, and what they count.
 
-    share: images of each shard. weight: of their cross-entropy; 0 where the labels are not to be believed.
-    drawn: of their divergence.
+    share: images of each shard. weight: of their losses.
+    targets: what an attacked image is to say: its label, what the network says of its clean twin ("online"), or both
+        (Uesato et al. 2019, section 3).
     """
 
     scenes: Scenes
@@ -32,7 +36,7 @@ class Source:
     threats: tuple[Threat, ...]
     share: int
     weight: float = 1.0
-    drawn: float = 1.0
+    targets: Targets = "labels"
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,8 @@ class Signs:
         views = self.world.draw(ids[:worn], seed=derive(self.seed, "train", which))
         some, frame = scenes.take(torch.arange(worn)), self.target.frame
         shots = self.world.prepare(some, views, frame=frame)
-        twins = shots.photograph(None) if plan.recipe.loss == "trades" else None
-        reference = None if twins is None else self._answers(inner, twins)
+        twins = shots.photograph(None) if self._twinned(source) else None
+        reference = self._answers(inner, twins) if twins is not None and self._divergent(source) else None
         how = {"reference": reference, "seed": seed}
         found = inner.maximise(some, threat, self.memories[which], rows[:worn], labels[:worn], **how)  # type: ignore[arg-type]
         artwork = found[0].at(threat.places(views.place(), some, torch.arange(worn))) if threat.roams else found[0]
@@ -113,14 +117,25 @@ class Signs:
         worn: int,
     ) -> Labelled:
         images = torch.cat([attacked, *clean])
-        twinned = self.plan.recipe.loss == "trades"
         weight, drawn = images.new_full((len(images),), source.weight), images.new_zeros(len(images))
         twin = torch.full((len(images),), -1, device=images.device)
-        if twinned:
-            weight[:worn], drawn[:worn] = 0.0, source.drawn
+        if source.targets == "online":
+            weight[:] = 0.0
+        if self._twinned(source):
+            drawn[:worn] = source.weight
             twin[:worn] = torch.arange(worn, 2 * worn, device=images.device)
             labels = torch.cat([labels[:worn], labels])
+        if self._divergent(source):
+            weight[:worn] = 0.0
         return Labelled(images, labels, weight, drawn, twin)
+
+    def _twinned(self, source: Source) -> bool:
+        """Whether its attacked images are compared with their clean twins."""
+        return self.plan.recipe.loss == "trades" or source.targets != "labels"
+
+    def _divergent(self, source: Source) -> bool:
+        """Whether that is all that is asked of its attacked images."""
+        return source.targets == "online" or (self.plan.recipe.loss == "trades" and source.targets == "labels")
 
     def _rows(self, source: Source, number: int, which: int) -> Int[Tensor, " share"]:
         """Every image once before any comes twice, in an order of each round's own."""

@@ -34,9 +34,11 @@ class Mixed(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Tensor | tuple[Tensor, ...]:
+        """Logits; of a detector, boxes and scores."""
         with torch.autocast(images.device.type, torch.bfloat16):
-            return self.module(images.contiguous(memory_format=torch.channels_last)).float()
+            answer = self.module(images.contiguous(memory_format=torch.channels_last))
+        return answer.float() if isinstance(answer, Tensor) else tuple(part.float() for part in answer)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Inner:
     target: Target
     world: World
     recipe: Recipe
+    objective: str = "margin"
 
     def maximise(
         self,
@@ -88,6 +91,7 @@ class Inner:
             threat = threat.at(self._place(scenes, threat, memory, slots, start, seed=seed))
         settings = Settings(
             goal=goal.name,
+            objective=self.objective,
             steps=self.recipe.steps,
             step_size=self.recipe.ball_step * threat.ball.radius if threat.ball else self.recipe.step_size,
             batch=len(rows),

@@ -31,12 +31,13 @@ class Kept:
 class Memory:
     """Slots of artworks, for each raster (height x width) its own: patches of any size share theirs.
 
-    `images` rows and `classes` classes set how many slots there are.
+    `images` rows and `classes` classes set how many slots there are; `shared` where artworks are for all.
     """
 
     start: Start
     images: int
     classes: int
+    shared: int = SHARED
     pixels: dict[str, Tensor] = field(default_factory=dict)
     centres_mm: dict[str, Tensor] = field(default_factory=dict)
     filled: dict[str, Tensor] = field(default_factory=dict)
@@ -45,7 +46,7 @@ class Memory:
         """The slots of a search on the images `rows`."""
         generator = torch.Generator().manual_seed(derive(seed, "slots"))
         if self.start == "shared":
-            return torch.randint(SHARED, (1,), generator=generator)
+            return torch.randint(self.shared, (1,), generator=generator)
         if self.start == "class":
             return labels.cpu() * PER_CLASS + torch.randint(PER_CLASS, (len(rows),), generator=generator)
         return rows
@@ -74,7 +75,7 @@ class Memory:
         for one in kept:
             if self.start == "random":
                 return
-            count = {"image": self.images, "class": self.classes * PER_CLASS, "shared": SHARED}[self.start]
+            count = {"image": self.images, "class": self.classes * PER_CLASS, "shared": self.shared}[self.start]
             if one.raster not in self.pixels:
                 self.pixels[one.raster] = torch.zeros(count, *one.pixels.shape[1:], dtype=torch.uint8)
                 self.centres_mm[one.raster] = torch.zeros(count, 2)

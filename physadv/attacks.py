@@ -13,7 +13,7 @@ from torch import Tensor
 from physadv.errors import UserError
 from physadv.files import read_tensors, write_tensors
 from physadv.heldout import varies
-from physadv.location import CANDIDATES, plain_colours, worst_places
+from physadv.location import CANDIDATES, STILL_CANDIDATES, plain_colours, worst
 from physadv.objectives import Objective
 from physadv.problem import Problem, make_problem
 from physadv.question import Target, goal_of, objective_of
@@ -21,7 +21,7 @@ from physadv.scenes.base import Scenes
 from physadv.settings import Settings
 from physadv.targets.base import frozen
 from physadv.threats.base import Artwork, Theta, Threat
-from physadv.threats.patch import SoughtPatch
+from physadv.threats.sought import Sought
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
 
@@ -140,49 +140,53 @@ def attack_each(
     parts = []
     for rows in torch.arange(len(scenes)).split(settings.batch):
         some, said = (scenes.take(rows), threat.take(rows)), derive(seed, "scenes", int(rows[0]))
-        sought = isinstance(threat, SoughtPatch)
+        sought = isinstance(threat, Sought)
         parts.append((_attack_placed if sought else attack)(target, *some, seed=said, **how))  # type: ignore[operator]
     return _joined(parts, threat)
 
 
 def _joined(parts: list[Attacked], threat: Threat) -> Attacked:
     """Artworks of one batch of scenes after the other."""
-    theta, places_mm = (torch.cat([getattr(part.artwork, name) for part in parts]) for name in ("rgb", "place_mm"))
+    theta = torch.cat([part.artwork.rgb for part in parts])
     artwork = threat.artwork(theta).quantised()
+    if isinstance(threat, Sought):
+        apart = len(parts[0].artwork.alpha) > 1 or len(threat.alpha) > 1
+        alpha = torch.cat([part.artwork.alpha for part in parts]) if apart else artwork.alpha
+        artwork = replace(artwork, alpha=alpha, place_mm=torch.cat([part.artwork.place_mm for part in parts]))
     history = tuple(entry for part in parts for entry in part.history)
     seconds, photographs = sum(part.seconds for part in parts), sum(part.photographs for part in parts)
     score, resting = (torch.cat([getattr(part, name) for part in parts]) for name in ("score", "resting"))
-    artwork = artwork.at(places_mm) if isinstance(threat, SoughtPatch) else artwork
     return Attacked(artwork, history, seconds, photographs, score, resting)
 
 
 def _attack_placed(
     target: Target,
     scenes: Scenes,
-    threat: SoughtPatch,
+    threat: Sought,
     *,
     world: World,
     settings: Settings,
     seed: int,
     report: Callable[[Step], None],
 ) -> Attacked:
-    """A search at each of the worst places, of the scenes that no search before it has won everywhere."""
+    """A search at each of the worst places (shapes), of the scenes that no search before it has won everywhere."""
     objective = objective_of(target, goal_of(target, settings.goal), kappa=settings.kappa)
     views = PLACE_VIEWS if varies(target, scenes, world, threat) else 1
     how: dict[str, Any] = {"world": world, "objective": objective, "views": views}
     with frozen(target.module):
-        count, keep = max(CANDIDATES, settings.restarts), settings.restarts
-        plain = plain_colours(threat)
+        plain, count = plain_colours(threat), max(STILL_CANDIDATES if threat.still else CANDIDATES, settings.restarts)
         tried = threat.candidates(count, seed=seed)
-        places = worst_places(target, scenes, threat, plain, tried, **how, keep=keep, seed=seed)
+        hardest = worst(target, scenes, tried, plain, **how, keep=settings.restarts, seed=seed)
+    once = replace(settings, restarts=1, steps=1 if threat.still else settings.steps)
     best: Attacked | None = None
-    for restart, place_mm in enumerate(places):
+    for restart, there in enumerate(hardest):
         rows = torch.arange(len(scenes)) if best is None else (~best.resting.cpu()).nonzero()[:, 0]
         if not len(rows):
             break
-        there, once = threat.at(place_mm).take(rows), replace(settings, restarts=1)
         said = derive(seed, "place", restart)
-        found = attack(target, scenes.take(rows), there, world=world, settings=once, seed=said, report=report)
+        found = attack(
+            target, scenes.take(rows), there.take(rows), world=world, settings=once, seed=said, report=report
+        )
         best = found if best is None else _better(best, found, rows)
     assert best is not None
     return replace(best, photographs=best.photographs + count * len(plain) * views * len(scenes))
@@ -192,13 +196,17 @@ def _better(one: Attacked, other: Attacked, rows: Int[Tensor, " m"]) -> Attacked
     """Of every scene the better search; `other` is of the scenes `rows` alone."""
     mine = (other.score > one.score[rows]).cpu()
     won = rows[mine]
-    rgb, place_mm = one.artwork.rgb.clone(), one.artwork.place_mm.clone()
-    score, resting = one.score.clone(), one.resting.clone()
-    rgb[won], place_mm[won] = other.artwork.rgb[mine], other.artwork.place_mm[mine]
-    score[won], resting[won] = other.score[mine], other.resting[mine]
-    artwork = replace(one.artwork, rgb=rgb, place_mm=place_mm)
+    artwork = replace(one.artwork, rgb=_put(one.artwork.rgb, won, other.artwork.rgb[mine]))
+    artwork = replace(artwork, place_mm=_put(artwork.place_mm, won, other.artwork.place_mm[mine]))
+    if len(artwork.alpha) == len(artwork):
+        artwork = replace(artwork, alpha=_put(artwork.alpha, won, other.artwork.alpha[mine]))
+    score, resting = (_put(getattr(one, name), won, getattr(other, name)[mine]) for name in ("score", "resting"))
     seconds, photographs = one.seconds + other.seconds, one.photographs + other.photographs
     return Attacked(artwork, one.history + other.history, seconds, photographs, score, resting)
+
+
+def _put(values: Tensor, rows: Int[Tensor, " m"], others: Tensor) -> Tensor:
+    return values.index_copy(0, rows.to(values.device), others)
 
 
 def check(target: Target, scenes: Scenes, threat: Threat, *, world: World, settings: Settings, seed: int) -> None:

@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from physadv.attacks import attack
 from physadv.harden.memory import Kept, Memory, kept
 from physadv.harden.recipe import Recipe
-from physadv.location import worst_places
+from physadv.location import worst
 from physadv.objectives import Goal
 from physadv.objectives.classification import margin
 from physadv.question import Target, goal_of, objective_of
@@ -22,7 +22,7 @@ from physadv.scenes.base import Scenes
 from physadv.settings import Settings
 from physadv.targets.base import frozen
 from physadv.threats.base import Artwork, Theta, Threat
-from physadv.threats.patch import SoughtPatch
+from physadv.threats.sought import Sought
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
 
@@ -87,8 +87,8 @@ class Inner:
         start = memory.recall(threat, scenes, slots, seed=seed)
         goal = goal_of(self.target, "hide" if self.target.frame.whole else "untargeted")
         objective = None if reference is None else Divergence(goal, reference)
-        if isinstance(threat, SoughtPatch):
-            threat = threat.at(self._place(scenes, threat, memory, slots, start, seed=seed))
+        if isinstance(threat, Sought):
+            threat = self._place(scenes, threat, memory, slots, start, seed=seed)
         settings = Settings(
             goal=goal.name,
             objective=self.objective,
@@ -101,28 +101,28 @@ class Inner:
         )
         how: dict[str, Any] = {"world": self.world, "settings": settings, "seed": derive(seed, "search")}
         artwork = attack(self.target, scenes, threat, **how, start=start, objective=objective).artwork
-        return artwork, kept(artwork, slots)
+        return artwork, kept(threat, artwork, slots)
 
     def _place(
         self,
         scenes: Scenes,
-        threat: SoughtPatch,
+        threat: Sought,
         memory: Memory,
         slots: Int[Tensor, " n"],
         start: Theta,
         *,
         seed: int,
-    ) -> Float[Tensor, "n 4"]:
-        """The worst of a few places for the artwork as it is: where it was, and new ones."""
+    ) -> Sought:
+        """The worst of a few places (shapes) for the artwork as it is: where it was, and new ones."""
         seed = derive(seed, "place")
-        first = memory.place(threat, slots, threat.candidates(1, seed=derive(seed, "first"))[0])
+        first = memory.place(threat.candidates(1, seed=derive(seed, "first"))[0], slots)
         if self.recipe.candidates == 1:
             return first
-        places_mm = torch.cat([first[None], threat.candidates(self.recipe.candidates - 1, seed=seed)])
+        candidates = [first, *threat.candidates(self.recipe.candidates - 1, seed=seed)]
         objective = objective_of(self.target, goal_of(self.target, "untargeted"))
         how: dict[str, Any] = {"world": self.world, "objective": objective, "views": 1, "keep": 1, "seed": seed}
         with frozen(self.target.module):
-            return worst_places(self.target, scenes, threat, [start], places_mm, **how)[0]
+            return worst(self.target, scenes, candidates, [start], **how)[0]
 
 
 def mixed(target: Target) -> Target:

@@ -10,7 +10,7 @@ from torch import Tensor
 from physadv.harden.recipe import Start
 from physadv.scenes.base import Scenes
 from physadv.threats.base import Artwork, Theta, Threat
-from physadv.threats.patch import SoughtPatch
+from physadv.threats.sought import Sought, SoughtPatch, chosen
 from physadv.transforms.stages import derive
 
 PER_CLASS = 8
@@ -29,7 +29,7 @@ class Kept:
 
 @dataclass
 class Memory:
-    """Slots of artworks, for each raster (height x width) its own: patches of any size share theirs.
+    """Slots of artworks, for each kind of threat and raster its own: patches of any size share theirs.
 
     `images` rows and `classes` classes set how many slots there are; `shared` where artworks are for all.
     """
@@ -55,20 +55,19 @@ class Memory:
         """What is in the slots; a random point of S where there is nothing yet."""
         generator = torch.Generator().manual_seed(derive(seed, "recall"))
         theta = threat.init(scenes, generator=generator, per_scene=self.start != "shared")
-        raster = _raster(theta.shape[2:])
+        raster = _raster(threat, theta.shape[2:])
         if self.start != "random" and raster in self.filled:
             known = self.filled[raster][slots]
             theta[known] = self.pixels[raster][slots[known]].to(theta) / 255
         return theta
 
-    def place(self, threat: SoughtPatch, slots: Int[Tensor, " n"], tried: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
-        """Where the artworks in the slots were; the place `tried` where there is nothing yet."""
-        raster = _raster(threat.size_px)
-        if self.start != "image" or raster not in self.filled:
-            return tried
-        centres_mm = self.centres_mm[raster][slots].to(tried)
-        before = threat.free.nearest(centres_mm, threat.face)
-        return torch.where(self.filled[raster][slots].to(tried.device)[:, None], before, tried)
+    def place(self, threat: Sought, slots: Int[Tensor, " n"]) -> Sought:
+        """With the patches in the slots where they were; elsewhere as it is."""
+        raster = _raster(threat, threat.size_px)
+        if self.start != "image" or raster not in self.filled or not isinstance(threat, SoughtPatch):
+            return threat
+        before = threat.near(self.centres_mm[raster][slots].to(threat.place_mm))
+        return chosen([threat, before], self.filled[raster][slots].long().to(threat.place_mm.device))
 
     def keep(self, kept: Sequence[Kept]) -> None:
         """Into the slots, in this order."""
@@ -95,13 +94,13 @@ class Memory:
             getattr(self, table)[raster] = value
 
 
-def kept(artwork: Artwork, slots: Int[Tensor, " a"]) -> Kept:
+def kept(threat: Threat, artwork: Artwork, slots: Int[Tensor, " a"]) -> Kept:
     """What is worth remembering of an artwork."""
     corners_mm = artwork.place_mm.expand(len(artwork), 4) if len(artwork.place_mm) == 1 else artwork.place_mm
     centres_mm = (corners_mm[: len(artwork), :2] + corners_mm[: len(artwork), 2:]).cpu() / 2
     pixels = artwork.rgb.mul(255).round().to(torch.uint8).cpu()
-    return Kept(_raster(artwork.rgb.shape[2:]), slots, pixels, centres_mm)
+    return Kept(_raster(threat, artwork.rgb.shape[2:]), slots, pixels, centres_mm)
 
 
-def _raster(size_px: Sequence[int]) -> str:
-    return f"{size_px[0]}x{size_px[1]}"
+def _raster(threat: Threat, size_px: Sequence[int]) -> str:
+    return f"{threat.name.partition(':')[0]} {size_px[0]}x{size_px[1]}"

@@ -15,12 +15,14 @@ from physadv.threats.patch import Centre, Patch
 from physadv.threats.poster import Poster
 from physadv.threats.printed import Printed
 from physadv.threats.sets import PALETTES
+from physadv.threats.shadow import Shadow
 from physadv.threats.stickers import Ring, Stickers
 
-ThreatSpec: TypeAlias = Stickers | Ring | Patch | Poster | Linf | L2
+ThreatSpec: TypeAlias = Stickers | Ring | Patch | Poster | Shadow | Linf | L2
 
 DEFAULT_RESOLUTION_PX = 64
 _POSTER_DEFAULT = "0.3"
+_SHADOW_DEFAULT = "0.43"  # Zhong et al. 2022: what they measured outdoors
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _PERCENT = re.compile(rf"{_NUMBER}%")
@@ -50,6 +52,7 @@ def list_threats() -> tuple[ThreatRow, ...]:
         ),
         ThreatRow("ring", "ring:4%", "an even band along the inside of the outline, as a share of the face"),
         ThreatRow("poster", "poster:0.3", f"the whole face, each colour changed by at most this ({_POSTER_DEFAULT})"),
+        ThreatRow("shadow", "shadow:0.43", f"a triangle on the face with this share of the light ({_SHADOW_DEFAULT})"),
         ThreatRow("linf", "linf:8/255", "the photograph itself, each value changed by at most this much (digital)"),
         ThreatRow("l2", "l2:0.5", "the photograph itself, changed by at most this Euclidean norm (digital)"),
     )
@@ -75,6 +78,8 @@ def parse_threat(text: str, *, mask: Path | str | None = None, palette: str | No
         return _patch(rest, colours)
     if kind == "ring":
         return Ring(_share(rest, "ring:4%"), colours)
+    if kind == "shadow":
+        return _shadow(rest or _SHADOW_DEFAULT)
     if kind == "l2":
         return L2(_positive(rest, "l2:0.5"))
     epsilon = _epsilon(kind, rest)
@@ -170,6 +175,13 @@ def _share(text: str, example: str) -> float:
     if not 0 < share <= 1:
         raise UserError(f"{text} of the face is not possible: give more than 0 % and at most 100 %.")
     return share
+
+
+def _shadow(rest: str) -> Shadow:
+    light = _positive(rest, "shadow:0.43")
+    if light >= 1:
+        raise UserError(f"shadow:{rest} leaves all the light there is: give a share below 1, like shadow:0.43.")
+    return Shadow(light)
 
 
 def _epsilon(kind: str, rest: str) -> float:

@@ -1,7 +1,7 @@
 """One rectangular or round patch (Brown et al. 2017), its size in mm or as a share of the face."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from physadv.scenes.base import Faces, Scenes
 from physadv.threats.masks import coverage, ellipse_mask, raster_size_px
 from physadv.threats.printed import Printed, faces_in_use
 from physadv.threats.sets import PALETTES
+from physadv.threats.sought import Free, SoughtPatch
 
 _GRID = 33  # places per axis
 _INSIDE = 0.995  # the edge of a face is antialiased
@@ -58,7 +59,7 @@ class Patch:
         size_px = raster_size_px(*sizes_mm[0].tolist(), resolution_px=resolution_px)
         alpha = coverage(ellipse_mask(), size_px)[None] if self.round else torch.ones(1, 1, *size_px)
         if self.centre in ("random", "worst"):
-            free = Free.on(scenes.faces, self.size_mm(scenes.faces), rows)
+            free = free_places(scenes.faces, self.size_mm(scenes.faces), rows)
             u = torch.rand(len(rows), 2, generator=torch.Generator().manual_seed(seed))
             places_mm = free.places(u[:, 0], rows)
         else:
@@ -69,7 +70,7 @@ class Patch:
         if self.centre == "random":
             return RoamingPatch(*threat, free=free)
         if self.centre == "worst":
-            return SoughtPatch(*threat, free=free, face=rows.expand(len(scenes)))
+            return SoughtPatch(*threat, face=rows.expand(len(scenes)), free=free)
         return Printed(*threat)
 
     def _check(self, places_mm: Float[Tensor, "n 4"], faces_mm: Float[Tensor, "n 2"]) -> None:
@@ -83,40 +84,6 @@ class Patch:
                 f"{self.name} does not fit: it would span x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f} mm "
                 f"of a face of {width:g} x {height:g} mm; make it smaller or move it."
             )
-
-
-@dataclass(frozen=True)
-class Free:
-    """Every place on a grid where a patch lies on the opaque face: its top-left corners, and its size, per face."""
-
-    corners_mm: dict[int, Float[Tensor, "m 2"]]
-    sizes_mm: Float[Tensor, "k 2"]
-
-    @classmethod
-    def on(cls, faces: Faces, sizes_mm: Float[Tensor, "k 2"], rows: Int[Tensor, " n"]) -> "Free":
-        used = rows.unique().tolist()
-        return cls(
-            {row: _free_corners(faces.images[row, 3], sizes_mm[row], faces.size_mm[row]) for row in used}, sizes_mm
-        )
-
-    def places(self, u: Float[Tensor, " n"], face: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
-        """Uniforms in [0, 1) -> xyxy in mm, each place of a face as likely as any other."""
-        sizes_mm = self.sizes_mm[face.to(self.sizes_mm.device)]
-        corners_mm = torch.empty_like(sizes_mm)
-        for row in face.unique().tolist():
-            which, free_mm = face == row, self.corners_mm[row]
-            picked = (u[which.to(u.device)] * len(free_mm)).long().clamp(max=len(free_mm) - 1)
-            corners_mm[which] = free_mm[picked.to(free_mm.device)]
-        return torch.cat([corners_mm, corners_mm + sizes_mm], 1)
-
-    def nearest(self, centres_mm: Float[Tensor, "n 2"], face: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
-        """Of each face the place whose centre is closest."""
-        sizes_mm = self.sizes_mm[face.to(self.sizes_mm.device)]
-        wanted_mm, corners_mm = centres_mm - sizes_mm / 2, torch.empty_like(sizes_mm)
-        for row in face.unique().tolist():
-            which = face == row
-            corners_mm[which] = self.corners_mm[row][torch.cdist(wanted_mm[which], self.corners_mm[row]).argmin(1)]
-        return torch.cat([corners_mm, corners_mm + sizes_mm], 1)
 
 
 @dataclass(frozen=True)
@@ -138,32 +105,11 @@ class RoamingPatch(Printed):
         return self.free.places(u[:, 0], face)
 
 
-@dataclass(frozen=True)
-class SoughtPatch(Printed):
-    """A patch whose place is part of θ: sought for each scene. `place_mm` is a random one until then."""
-
-    free: Free = field(kw_only=True)
-    face: Int[Tensor, " b"] = field(kw_only=True)
-
-    @property
-    def sought(self) -> bool:
-        return True
-
-    def take(self, rows: Int[Tensor, " n"]) -> "SoughtPatch":
-        taken = super().take(rows)
-        assert isinstance(taken, SoughtPatch)
-        return replace(taken, face=self.face[rows])
-
-    def candidates(self, count: int, *, seed: int) -> Float[Tensor, "count b 4"]:
-        """Places spread evenly over each face: one drawn from every `count`-th part of all that are free."""
-        u = torch.rand(count, len(self.face), generator=torch.Generator().manual_seed(seed))
-        u = (u + torch.arange(count)[:, None]) / count
-        return torch.stack([self.free.places(one, self.face) for one in u])
-
-    def _check(self, count: int, scenes: int) -> None:
-        if count == 1 and scenes > 1:
-            raise UserError(f"{self.name} has a place of its own on each scene: use evaluate --attack, or @center.")
-        super()._check(count, scenes)
+def free_places(faces: Faces, sizes_mm: Float[Tensor, "k 2"], rows: Int[Tensor, " n"]) -> Free:
+    """The places on the faces `rows`."""
+    used = rows.unique().tolist()
+    found = {row: _free_corners(faces.images[row, 3], sizes_mm[row], faces.size_mm[row]) for row in used}
+    return Free(found, sizes_mm)
 
 
 def _free_corners(

@@ -5,14 +5,17 @@ Vorobeychik 2020, "Defending against physically realizable attacks on image clas
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from physadv.heldout import HeldOut
 from physadv.objectives import Objective
 from physadv.question import Target
 from physadv.scenes.base import Scenes
-from physadv.threats.base import Theta
+from physadv.threats.base import Artwork, Theta
 from physadv.threats.sought import Sought, chosen
 from physadv.transforms.world import World
 
@@ -27,21 +30,32 @@ def worst(
     candidates: Sequence[Sought],
     thetas: Sequence[Theta],
     *,
+    keep: int,
+    **how: Any,
+) -> list[Sought]:
+    """On each scene the `keep` candidates with the lowest loss (the least over `thetas`), lowest first.
+
+    how: `losses`' world, objective, views and seed.
+    """
+    worn = [one.artwork(theta).at(one.place_mm) for one in candidates for theta in thetas]
+    found = losses(target, scenes, worn, **how).unflatten(0, (len(candidates), len(thetas))).amin(1)
+    return [chosen(candidates, which) for which in found.argsort(0)[:keep]]
+
+
+def losses(
+    target: Target,
+    scenes: Scenes,
+    worn: Sequence[Artwork],
+    *,
     world: World,
     objective: Objective,
     views: int,
-    keep: int,
     seed: int,
-) -> list[Sought]:
-    """On each scene the `keep` candidates with the lowest loss, lowest first.
-
-    The loss of a candidate: the least over `thetas` (each one for all scenes or one per scene) of the mean over views.
-    """
+) -> Float[Tensor, "worn b"]:
+    """The mean loss of every scene over the same few views, with each of the artworks (of one per scene) on it."""
     held_out = HeldOut(target, scenes, world, views, seed)
-    worn = [one.artwork(theta).at(one.place_mm) for one in candidates for theta in thetas]
-    losses = torch.stack([objective.loss(logits, held_out.truth) for logits in held_out.answers(*worn)])
-    losses = losses.reshape(len(candidates), len(thetas), views, len(scenes)).mean(2).amin(1)
-    return [chosen(candidates, which) for which in losses.argsort(0)[:keep]]
+    found = [objective.loss(logits, held_out.truth) for logits in held_out.answers(*worn)]
+    return torch.stack(found).unflatten(1, (views, len(scenes))).mean(1)
 
 
 def plain_colours(threat: Sought) -> list[Theta]:

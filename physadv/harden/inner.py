@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from physadv.attacks import attack
 from physadv.harden.memory import Kept, Memory, kept
 from physadv.harden.recipe import Recipe
-from physadv.location import worst
+from physadv.location import losses
 from physadv.objectives import Goal
 from physadv.objectives.classification import margin
 from physadv.question import Target, goal_of, objective_of
@@ -22,7 +22,7 @@ from physadv.scenes.base import Scenes
 from physadv.settings import Settings
 from physadv.targets.base import frozen
 from physadv.threats.base import Artwork, Theta, Threat
-from physadv.threats.sought import Sought
+from physadv.threats.sought import Sought, chosen
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
 
@@ -83,12 +83,10 @@ class Inner:
 
         reference: clean answers, where the loss is a divergence from them.
         """
-        slots = memory.slots(rows, labels, seed=seed)
-        start = memory.recall(threat, scenes, slots, seed=seed)
         goal = goal_of(self.target, "hide" if self.target.frame.whole else "untargeted")
         objective = None if reference is None else Divergence(goal, reference)
-        if isinstance(threat, Sought):
-            threat = self._place(scenes, threat, memory, slots, start, seed=seed)
+        begin = self._begin(scenes, threat, memory, rows, labels, seed=seed)
+        threat = begin.threat
         settings = Settings(
             goal=goal.name,
             objective=self.objective,
@@ -100,29 +98,53 @@ class Inner:
             held_out=0,
         )
         how: dict[str, Any] = {"world": self.world, "settings": settings, "seed": derive(seed, "search")}
-        artwork = attack(self.target, scenes, threat, **how, start=start, objective=objective).artwork
-        return artwork, kept(threat, artwork, slots)
+        artwork = attack(self.target, scenes, threat, **how, start=begin.theta, objective=objective).artwork
+        return artwork, kept(threat, artwork, begin.slots)
 
-    def _place(
+    def _begin(
         self,
         scenes: Scenes,
-        threat: Sought,
+        threat: Threat,
         memory: Memory,
-        slots: Int[Tensor, " n"],
-        start: Theta,
+        rows: Int[Tensor, " n"],
+        labels: Int[Tensor, " n"],
         *,
         seed: int,
-    ) -> Sought:
-        """The worst of a few places (shapes) for the artwork as it is: where it was, and new ones."""
-        seed = derive(seed, "place")
-        first = memory.place(threat.candidates(1, seed=derive(seed, "first"))[0], slots)
-        if self.recipe.candidates == 1:
-            return first
-        candidates = [first, *threat.candidates(self.recipe.candidates - 1, seed=seed)]
+    ) -> "Begin":
+        """On each image the hardest of a few: what is remembered, where it was; and it, or a random one, elsewhere."""
+        several = isinstance(threat, Sought) or memory.pools(threat)
+        count = self.recipe.candidates if several else 1
+        known = count - 1 if memory.pools(threat) else 1
+        fresh: list[Any] = threat.candidates(count, seed=derive(seed, "places")) if isinstance(threat, Sought) else []
+        tries = []
+        for number in range(count):
+            said = derive(seed, "try", number)
+            slots = memory.slots(threat, rows, labels, seed=said)
+            theta = memory.recall(threat, scenes, slots, seed=said)
+            there = fresh[number - 1] if fresh else threat
+            tries.append(Begin(memory.place(there, slots) if number < max(known, 1) else there, theta, slots))
+        return tries[0] if count == 1 else self._hardest(scenes, tries, seed=seed)
+
+    def _hardest(self, scenes: Scenes, tries: "list[Begin]", *, seed: int) -> "Begin":
         objective = objective_of(self.target, goal_of(self.target, "untargeted"))
-        how: dict[str, Any] = {"world": self.world, "objective": objective, "views": 1, "keep": 1, "seed": seed}
+        how: dict[str, Any] = {"world": self.world, "objective": objective, "views": 1, "seed": derive(seed, "place")}
         with frozen(self.target.module):
-            return worst(self.target, scenes, candidates, [start], **how)[0]
+            worn = [one.threat.artwork(one.theta) for one in tries]
+            which = losses(self.target, scenes, worn, **how).argmin(0)
+        row, first = torch.arange(len(which), device=which.device), tries[0].threat
+        sought = [one.threat for one in tries if isinstance(one.threat, Sought)]
+        theta = torch.stack([one.theta for one in tries])[which, row]
+        slots = torch.stack([one.slots for one in tries])[which.cpu(), row.cpu()]
+        return Begin(chosen(sought, which) if sought else first, theta, slots)
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where a search begins: place, artwork, and the slots that what is found goes back to."""
+
+    threat: Threat
+    theta: Theta
+    slots: Int[Tensor, " a"]
 
 
 def mixed(target: Target) -> Target:

@@ -10,10 +10,10 @@ from torch import Tensor
 from physadv.harden.recipe import Start
 from physadv.scenes.base import Scenes
 from physadv.threats.base import Artwork, Theta, Threat
-from physadv.threats.sought import Sought, SoughtPatch, chosen
+from physadv.threats.sought import SoughtPatch, chosen
 from physadv.transforms.stages import derive
 
-PER_CLASS = 8
+PER_CLASS = 16
 SHARED = 16
 
 
@@ -42,12 +42,18 @@ class Memory:
     centres_mm: dict[str, Tensor] = field(default_factory=dict)
     filled: dict[str, Tensor] = field(default_factory=dict)
 
-    def slots(self, rows: Int[Tensor, " n"], labels: Int[Tensor, " n"], *, seed: int) -> Int[Tensor, " a"]:
+    def pools(self, threat: Threat) -> bool:
+        """Whether an image has several artworks to begin with: those of its class. A norm ball's is of one image."""
+        return self.start == "class" and not threat.per_image
+
+    def slots(
+        self, threat: Threat, rows: Int[Tensor, " n"], labels: Int[Tensor, " n"], *, seed: int
+    ) -> Int[Tensor, " a"]:
         """The slots of a search on the images `rows`."""
         generator = torch.Generator().manual_seed(derive(seed, "slots"))
         if self.start == "shared":
             return torch.randint(self.shared, (1,), generator=generator)
-        if self.start == "class":
+        if self.pools(threat):
             return labels.cpu() * PER_CLASS + torch.randint(PER_CLASS, (len(rows),), generator=generator)
         return rows
 
@@ -61,10 +67,12 @@ class Memory:
             theta[known] = self.pixels[raster][slots[known]].to(theta) / 255
         return theta
 
-    def place(self, threat: Sought, slots: Int[Tensor, " n"]) -> Sought:
+    def place(self, threat: Threat, slots: Int[Tensor, " n"]) -> Threat:
         """With the patches in the slots where they were; elsewhere as it is."""
+        if self.start not in ("image", "class") or not isinstance(threat, SoughtPatch):
+            return threat
         raster = _raster(threat, threat.size_px)
-        if self.start != "image" or raster not in self.filled or not isinstance(threat, SoughtPatch):
+        if raster not in self.filled:
             return threat
         before = threat.near(self.centres_mm[raster][slots].to(threat.place_mm))
         return chosen([threat, before], self.filled[raster][slots].long().to(threat.place_mm.device))
@@ -74,7 +82,8 @@ class Memory:
         for one in kept:
             if self.start == "random":
                 return
-            count = {"image": self.images, "class": self.classes * PER_CLASS, "shared": self.shared}[self.start]
+            pool = max(self.images, self.classes * PER_CLASS)  # norm balls keep one per image all the same
+            count = {"image": self.images, "class": pool, "shared": self.shared}[self.start]
             if one.raster not in self.pixels:
                 self.pixels[one.raster] = torch.zeros(count, *one.pixels.shape[1:], dtype=torch.uint8)
                 self.centres_mm[one.raster] = torch.zeros(count, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from physadv.errors import UserError
 from physadv.files import read_tensors, write_tensors
 from physadv.heldout import varies
-from physadv.location import CANDIDATES, STILL_CANDIDATES, plain_colours, worst
+from physadv.location import CANDIDATES, STILL_CANDIDATES, noise, worst
 from physadv.objectives import Objective
 from physadv.problem import Problem, make_problem
 from physadv.question import Target, goal_of, objective_of
@@ -174,9 +174,10 @@ def _attack_placed(
     views = PLACE_VIEWS if varies(target, scenes, world, threat) else 1
     how: dict[str, Any] = {"world": world, "objective": objective, "views": views}
     with frozen(target.module):
-        plain, count = plain_colours(threat), max(STILL_CANDIDATES if threat.still else CANDIDATES, settings.restarts)
+        count = max(STILL_CANDIDATES if threat.still else CANDIDATES, settings.restarts)
+        begin = [noise(threat, scenes, seed=derive(seed, "noise"))]
         tried = threat.candidates(count, seed=seed)
-        hardest = worst(target, scenes, tried, plain, **how, keep=settings.restarts, seed=seed)
+        hardest = worst(target, scenes, tried, begin, **how, keep=settings.restarts, seed=seed)
     once = replace(settings, restarts=1, steps=1 if threat.still else settings.steps)
     best: Attacked | None = None
     for restart, there in enumerate(hardest):
@@ -189,7 +190,7 @@ def _attack_placed(
         )
         best = found if best is None else _better(best, found, rows)
     assert best is not None
-    return replace(best, photographs=best.photographs + count * len(plain) * views * len(scenes))
+    return replace(best, photographs=best.photographs + count * views * len(scenes))
 
 
 def _better(one: Attacked, other: Attacked, rows: Int[Tensor, " m"]) -> Attacked:

@@ -125,9 +125,11 @@ def start(arch: str, *, classes: int, recipe: DetectorRecipe, device: torch.devi
     return Learning.of(module.to(device), learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
-def loss_of(module: SignsDet, images: Float[Tensor, "n 3 s s"], truth: Sequence[Truth]) -> Float[Tensor, ""]:
+def loss_of(
+    module: SignsDet, images: Float[Tensor, "n 3 s s"], truth: Sequence[Truth], *, autocast: bool = True
+) -> Float[Tensor, ""]:
     """The loss of a network in training on a batch, in mixed precision."""
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
         boxes, logits = module.predict(images.contiguous(memory_format=torch.channels_last))
     return detection_loss(boxes, logits, module.places(images), truth)
 
@@ -154,7 +156,7 @@ def train_detector(
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint, told)
     frame = Frame(run.module.input_size, whole=True, pad=114 / 255)
-    turns = _turns(photographs, len(classes), recipe.common)
+    turns = repeats(photographs, len(classes), recipe.common)
     per_epoch = max(1, len(photographs) // recipe.batch)
     begun, since, merit = run.step // per_epoch, time.monotonic(), 0.0
     for epoch in range(begun, recipe.epochs):
@@ -174,7 +176,7 @@ def train_detector(
     return Detector.of(run.average, classes=classes, frame=frame, name=arch)
 
 
-def _turns(photographs: Sequence[Labelled], classes: int, common: float) -> Float[Tensor, " b"]:
+def repeats(photographs: Sequence[Labelled], classes: int, common: float) -> Float[Tensor, " b"]:
     """How often each photograph comes: sqrt(common / share of the photographs with its rarest class), 1 at least.
 
     Repeat factors: Gupta et al. 2019, LVIS, section 4.2.
@@ -199,7 +201,7 @@ def _batches(
     how = Augmentation(size_px, mosaic=0.0, pasted=1) if quiet else Augmentation(size_px)
     generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
     rows = torch.multinomial(turns, steps * recipe.batch, replacement=True, generator=generator).tolist()
-    cutouts = _cutouts(photographs, drawn, recipe.staged, generator)
+    cutouts = cutouts_of(photographs, drawn, recipe.staged, generator)
     for step in range(steps):
         seen = [
             augmented(photographs, row, cutouts, how, seed=derive(seed, "picture", epoch, step * recipe.batch + place))
@@ -209,10 +211,10 @@ def _batches(
         yield images, [(torch.from_numpy(one.boxes), torch.from_numpy(one.labels)) for one in seen]
 
 
-def _cutouts(
+def cutouts_of(
     photographs: Sequence[Labelled], drawn: Sequence[Cutout], staged: float, generator: torch.Generator
 ) -> list[Cutout]:
-    """What may be pasted in this epoch: every class as often as any other."""
+    """What may be pasted: every class as often as any other, `staged` of them drawn."""
     found: list[Cutout] = []
     real = [one for photograph in photographs for one in cut(photograph)]
     for label in sorted({one.label for one in (*real, *drawn)}):

@@ -21,7 +21,6 @@ from physadv.transforms.world import World
 
 CANDIDATES = 48  # places, and
 STILL_CANDIDATES = 200  # shapes, where there is nothing else to search for
-PLAIN = (0.5, 1.0, 0.0)  # grey, white, black: an attack knows nothing of its colours yet
 
 
 def worst(
@@ -58,8 +57,6 @@ def losses(
     return torch.stack(found).unflatten(1, (views, len(scenes))).mean(1)
 
 
-def plain_colours(threat: Sought) -> list[Theta]:
-    """One patch of each plain colour; a shadow has none."""
-    if threat.still:
-        return [torch.zeros(1, 3, *threat.size_px, device=threat.alpha.device)]
-    return [torch.full((1, 3, *threat.size_px), value, device=threat.alpha.device) for value in PLAIN]
+def noise(threat: Sought, scenes: Scenes, *, seed: int) -> Theta:
+    """A random artwork on each scene: what tells hard places from others best while nothing is known of its colours."""
+    return threat.init(scenes, generator=torch.Generator().manual_seed(seed), per_scene=True)

@@ -264,7 +264,7 @@ def test_a_batch_without_signs_only_asks_for_silence() -> None:
 
 def test_rare_classes_come_more_often() -> None:
     photographs = [picture(((60, 40, 120, 90), RED, 0))] * 9 + [picture(((60, 40, 120, 90), RED, 1))]
-    turns = detection_training._turns(photographs, 2, common=0.4)
+    turns = detection_training.repeats(photographs, 2, common=0.4)
     assert turns[:9].tolist() == [1.0] * 9
     assert turns[9] == pytest.approx(2.0)  # sqrt(0.4 / 0.1)
 
@@ -329,15 +329,15 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     photographs: list[Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(photographs, epochs=3)
-    learn, steps = detection_training.Run.learn, []
+    loss_of, steps = detection_training.loss_of, []
 
-    def dies(*args, **options) -> float:
+    def dies(*args) -> torch.Tensor:
         steps.append(1)
         if len(steps) == 4:
             raise Killed
-        return learn(*args, **options)
+        return loss_of(*args)
 
-    monkeypatch.setattr(detection_training.Run, "learn", dies)
+    monkeypatch.setattr(detection_training, "loss_of", dies)
     with pytest.raises(Killed):
         trained(photographs, epochs=3, checkpoint=tmp_path / "checkpoint.safetensors")
     resumed = trained(photographs, epochs=3, checkpoint=tmp_path / "checkpoint.safetensors")
@@ -349,9 +349,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(
 
 def test_a_classifier_is_no_detector(photographs: list[Labelled]) -> None:
     with pytest.raises(UserError, match="no detector"):
-        detection_training.Run.start(
-            "small-cnn", classes=2, recipe=DetectorRecipe(), device=torch.device("cpu"), seed=0
-        )
+        detection_training.start("small-cnn", classes=2, recipe=DetectorRecipe(), device=torch.device("cpu"), seed=0)
 
 
 @pytest.mark.slow

@@ -204,16 +204,19 @@ def wearing(scenes: Scenes, name: str, *, threats: Sequence[str], seed: int, res
 
 
 def rows_of_turn(count: int, first: int, share: int, *, seed: int) -> Int[Tensor, " share"]:
-    """`share` of `count` rows from the `first` on: each once before any comes twice, in an order of each round's own."""
+    """`share` of `count` rows from the `first` on: each once before any comes twice, each round in its own order."""
     rounds = range(first // count, (first + share - 1) // count + 1)
-    order = [torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "order", one))) for one in rounds]
-    return torch.cat(order)[first % count :][:share]
+    generators = [torch.Generator().manual_seed(derive(seed, "order", one)) for one in rounds]
+    order = torch.cat([torch.randperm(count, generator=one) for one in generators])
+    return order[first % count :][:share]
 
 
 def check_trainable(target: Detector, plan: Plan) -> None:
     """UserError: a detector without a training loss here, or a recipe that does not search for all photographs."""
     if not isinstance(target.module, SignsDet):
-        raise UserError(f"{target.name} has no training loss here: harden a signs-det (builtin:signs-det, safetensors:).")
+        raise UserError(
+            f"{target.name} has no training loss here: harden a signs-det (builtin:signs-det, safetensors:)."
+        )
     if plan.recipe.start != "shared" or plan.recipe.loss != "adversarial":
         raise UserError(f"--recipe {plan.recipe.name} is for classifiers; of detectors it is universal.")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from physadv.attacks import attack
+from physadv.harden.collage import pieces
 from physadv.harden.memory import Kept, Memory, kept
 from physadv.harden.recipe import Recipe
 from physadv.location import losses
@@ -112,7 +113,8 @@ class Inner:
         seed: int,
     ) -> "Begin":
         """On each image the hardest of a few: what is remembered, where it was; and it, or a random one, elsewhere."""
-        several = isinstance(threat, Sought) or memory.pools(threat)
+        pasted = self.recipe.collage and not threat.per_image and not getattr(threat, "still", False)
+        several = isinstance(threat, Sought) or memory.pools(threat) or pasted
         count = self.recipe.candidates if several else 1
         known = count - 1 if memory.pools(threat) else 1
         fresh: list[Any] = threat.candidates(count, seed=derive(seed, "places")) if isinstance(threat, Sought) else []
@@ -120,9 +122,14 @@ class Inner:
         for number in range(count):
             said = derive(seed, "try", number)
             slots = memory.slots(threat, rows, labels, seed=said)
-            theta = memory.recall(threat, scenes, slots, seed=said)
             there = fresh[number - 1] if fresh else threat
-            tries.append(Begin(memory.place(there, slots) if number < max(known, 1) else there, theta, slots))
+            if number < max(known, 1):
+                theta, there = memory.recall(threat, scenes, slots, seed=said), memory.place(there, slots)
+            elif pasted:
+                theta = pieces(scenes, there, seed=said)
+            else:
+                theta = memory.recall(threat, scenes, slots, seed=said)
+            tries.append(Begin(there, theta, slots))
         return tries[0] if count == 1 else self._hardest(scenes, tries, seed=seed)
 
     def _hardest(self, scenes: Scenes, tries: "list[Begin]", *, seed: int) -> "Begin":

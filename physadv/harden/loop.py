@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,8 +19,12 @@ from physadv.learning import Learning, cosine
 COLLAPSED = 0.6  # of the best held-out figure: what is left of it has overfitted to its own weak search
 
 
+@runtime_checkable
 class Learner(Protocol):
-    """What differs between classifiers and detectors: shards and their loss. Neither touches the network's mode."""
+    """What differs between classifiers and detectors: shards and their loss. Neither touches the network's mode.
+
+    A frozen dataclass with `plan` as a field.
+    """
 
     @property
     def plan(self) -> Plan: ...
@@ -89,6 +93,10 @@ class _Run:
     history: list[Epoch] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
+    @property
+    def collapses(self) -> int:
+        return sum(bool(epoch.note) for epoch in self.history)
+
 
 def harden(
     module: nn.Module,
@@ -104,8 +112,10 @@ def harden(
 
     check: the robust and the clean figure of a network, on what is held out; it ends the training early and chooses.
     checkpoint: written after every epoch, and gone on from if it is there. told: what the training is of.
+    UserError: several processes that cannot share this training.
     """
     plan = learner.plan
+    ranks.check_shareable(module, shards=plan.batch // plan.shard, frozen_norm=plan.frozen_norm)
     how = {"learning_rate": plan.learning_rate, "weight_decay": plan.weight_decay}
     run = _Run(Learning.of(module, **how), Best(deepcopy(module.state_dict())))
     if checkpoint is not None and checkpoint.exists():
@@ -115,10 +125,11 @@ def harden(
     for epoch in range(begun, plan.epochs):
         if _finished(run, plan):
             break
-        loss = _epoch(run, learner, epoch, after_step)
+        loss = _epoch(run, _harder(learner, run.collapses), epoch, after_step)
+        checked = check(run.learning.average)
         spent = time.monotonic() - since
         left = spent / (epoch + 1 - begun) * (plan.epochs - epoch - 1)
-        _judge(run, plan, check(run.learning.average), Epoch(epoch + 1, plan.epochs, loss, 0, 0, before + spent, left))
+        _judge(run, checked, Epoch(epoch + 1, plan.epochs, loss, 0, 0, before + spent, left))
         if checkpoint is not None and ranks.rank() == 0:
             _save(run, learner, checkpoint, told)
         report(run.history[-1])
@@ -176,13 +187,27 @@ def _train(module: nn.Module, plan: Plan) -> None:
             part.eval()
 
 
-def _judge(run: _Run, plan: Plan, checked: Checked, epoch: Epoch) -> None:
-    """Note the held-out figures; keep the best weights, and go back to them where robustness has collapsed."""
+def _harder(learner: Learner, times: int) -> Learner:
+    """The same with twice the steps in each search, half as long, for every time that robustness collapsed."""
+    if not times:
+        return learner
+    plan, more = learner.plan, 2**times
+    recipe = plan.recipe
+    longer = {"step_size": recipe.step_size / more, "ball_step": recipe.ball_step / more, "steps": recipe.steps * more}
+    made: Learner = replace(learner, plan=replace(plan, recipe=replace(recipe, **longer)))  # type: ignore
+    return made
+
+
+def _judge(run: _Run, checked: Checked, epoch: Epoch) -> None:
+    """Note the held-out figures; keep the best weights, and go back to them where robustness has collapsed.
+
+    Catastrophic overfitting (Wong et al. 2020, section 5.4): the search of the training wins no more, stronger ones do.
+    """
     robust, clean, note = ranks.agreed(checked.robust), ranks.agreed(checked.clean), ""
     if robust >= run.best.robust:
         run.best = Best(deepcopy(run.learning.average.state_dict()), robust, epoch.epoch)
     elif robust < COLLAPSED * run.best.robust:
-        note = f"robustness collapsed: back to the weights of epoch {run.best.epoch}"
+        note = f"robustness collapsed: back to the weights of epoch {run.best.epoch}, with twice the steps of search"
         run.learning.module.load_state_dict(run.best.state)
         run.learning.average.load_state_dict(run.best.state)
     run.history.append(replace(epoch, robust=robust, clean=clean, note=note))

@@ -88,9 +88,10 @@ class Memory:
                 self.pixels[one.raster] = torch.zeros(count, *one.pixels.shape[1:], dtype=torch.uint8)
                 self.centres_mm[one.raster] = torch.zeros(count, 2)
                 self.filled[one.raster] = torch.zeros(count, dtype=torch.bool)
-            self.pixels[one.raster][one.slots] = one.pixels
-            self.centres_mm[one.raster][one.slots] = one.centres_mm
-            self.filled[one.raster][one.slots] = True
+            for row, slot in enumerate(one.slots.tolist()):  # of two on one slot the last: an index leaves that open
+                self.pixels[one.raster][slot] = one.pixels[row]
+                self.centres_mm[one.raster][slot] = one.centres_mm[row]
+                self.filled[one.raster][slot] = True
 
     def tensors(self) -> dict[str, Tensor]:
         """For a checkpoint."""

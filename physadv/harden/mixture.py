@@ -21,7 +21,10 @@ def split_threats(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def parse_mixture(texts: Sequence[str], *, mask: str | None, palette: str | None) -> dict[str, ThreatSpec]:
-    """By the text of each. mask, palette: for those that take one. UserError: none does, and what `parse_threat` says."""
+    """By the text of each. mask, palette: for those that take one.
+
+    UserError: none does, and whatever `parse_threat` says.
+    """
     kinds = {text: text.partition(":")[0] for text in texts}
     if mask is not None and "stickers" not in texts:
         raise UserError("--mask says where stickers go, and --threat names none without a mask: add stickers to it.")
@@ -46,7 +49,9 @@ def load_mixture(
     """The threats on these scenes; of staged signs those that are printed."""
     specs = parse_mixture(texts, mask=mask, palette=palette)
     fitting = [text for text, spec in specs.items() if not (scenes.staged and is_ball(spec))]
-    return [load_one(text, scenes, mask=mask, palette=palette, resolution_px=resolution_px, seed=seed) for text in fitting]
+    return [
+        load_one(text, scenes, mask=mask, palette=palette, resolution_px=resolution_px, seed=seed) for text in fitting
+    ]
 
 
 def load_one(

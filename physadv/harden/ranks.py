@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed, nn
 
+from physadv.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -35,6 +37,19 @@ def joined(device: str) -> Iterator[str]:
         yield place
     finally:
         distributed.destroy_process_group()
+
+
+def check_shareable(module: nn.Module, *, shards: int, frozen_norm: bool) -> None:
+    """UserError: several processes, and a batch they cannot share evenly, or statistics that each would have alone."""
+    if size() == 1:
+        return
+    if shards % size():
+        raise UserError(f"{size()} processes cannot share the {shards} shards of a batch evenly: raise --batch.")
+    normed = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in module.modules())
+    if normed and not frozen_norm:
+        raise UserError(
+            "Each of several processes would take batch statistics of its own: add --frozen-norm, or train with one."
+        )
 
 
 def gathered(mine: list[T]) -> list[T]:

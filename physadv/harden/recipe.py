@@ -16,7 +16,8 @@ class Recipe:
 
     start: of the search: a random point; where the last one on the same image ended; an artwork kept for the class;
         an artwork kept for all, which is then searched on the whole shard at once.
-    candidates: places tried on each image, where the threat's place is sought.
+    candidates: beginnings tried on each image, places where they are sought; the hardest is gone on from.
+    collage: those that are not remembered begin as a piece of another face.
     step_size: in colour; as a share of the radius in a norm ball.
     """
 
@@ -28,12 +29,20 @@ class Recipe:
     ball_step: float = 0.25
     start: Start = "random"
     candidates: int = 4
+    collage: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
     one.name: one
     for one in (
-        Recipe("warm", "Zheng et al. 2020: artworks go on from epoch to epoch", steps=1, step_size=0.25, start="image"),
+        Recipe(
+            "warm",
+            "Zheng et al. 2020: artworks go on from epoch to epoch; beside them pieces of other faces",
+            steps=2,
+            step_size=0.25,
+            start="image",
+            collage=True,
+        ),
         Recipe("pgd", "Madry et al. 2018: ten steps from a random start"),
         Recipe("trades", "Zhang et al. 2019: clean loss + beta * KL(clean || attacked)", loss="trades"),
         Recipe("fast", "Wong et al. 2020: one long step from a random start", steps=1, step_size=0.5, ball_step=1.25),

@@ -33,16 +33,14 @@ def targets_of(variant: str) -> Targets:
 
 
 def split(scenes: Scenes, share: float, *, seed: int) -> tuple[Int[Tensor, " l"], Int[Tensor, " u"]]:
-    """Rows that keep their labels and rows that lose them: about `share` of the groups of each class, one at least."""
+    """Rows that keep their labels and rows that lose them: about `share` of each class, one photograph at least."""
     if not 0 < share < 1:
         raise UserError(f"{share} is no share of the labels; give more than 0 and less than 1.")
-    label_of = {group: int(label) for group, label in zip(scenes.groups, scenes.labels, strict=True)}
-    kept: set[str] = set()
-    for label in sorted(set(label_of.values())):
-        groups = sorted(group for group, own in label_of.items() if own == label)
-        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(derive(seed, "labels", label)))
-        kept |= {groups[row] for row in order[: max(1, round(share * len(groups)))].tolist()}
-    has = torch.tensor([group in kept for group in scenes.groups])
+    has = torch.zeros(len(scenes), dtype=torch.bool)
+    for label in scenes.labels.unique().tolist():
+        rows = (scenes.labels.cpu() == label).nonzero()[:, 0]
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(derive(seed, "labels", label)))
+        has[rows[order[: max(1, round(share * len(rows)))]]] = True
     return has.nonzero()[:, 0], (~has).nonzero()[:, 0]
 
 

@@ -1,7 +1,7 @@
 """Batches of a hardening of a classifier: signs seen through the world, most of them with an artwork on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from physadv.harden.recipe import Plan
 from physadv.question import labels_of
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier, frozen
+from physadv.targets.fused import Fused
 from physadv.threats.base import Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
@@ -41,7 +42,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Signs:
-    """The learner of a classifier: shards of signs, and their loss. memories: one per source."""
+    """The learner of a classifier: shards of signs, and their loss.
+
+    memories: one per source. fused: what the searches ask instead of the network itself.
+    """
 
     target: Classifier
     sources: tuple[Source, ...]
@@ -49,12 +53,13 @@ class Signs:
     plan: Plan
     seed: int
     memories: tuple[Memory, ...]
+    fused: Fused
 
     @classmethod
     def of(cls, target: Classifier, sources: Sequence[Source], *, world: World, plan: Plan, seed: int) -> "Signs":
         start, classes = plan.recipe.start, len(target.classes)
         memories = tuple(Memory(start, len(one.scenes), classes) for one in sources)
-        return cls(target, tuple(sources), world, plan, seed, memories)
+        return cls(target, tuple(sources), world, plan, seed, memories, Fused.of(target.module))
 
     @property
     def steps(self) -> int:
@@ -64,7 +69,9 @@ class Signs:
 
     def shard(self, module: nn.Module, number: int) -> tuple[Labelled, list[tuple[int, Kept]]]:
         """Shard `number` of the training, the same whichever process makes it, and what its searches found."""
-        inner = Inner(mixed(self.target) if self.plan.autocast else self.target, self.world, self.plan.recipe)
+        twin = self.fused.refresh()
+        asked = mixed(self.target, twin) if self.plan.autocast else replace(self.target, module=twin)
+        inner = Inner(asked, self.world, self.plan.recipe)
         made = [self._part(inner, which, number) for which in range(len(self.sources))]
         return together([batch for batch, _ in made]), [(which, kept) for which, (_, kept) in enumerate(made)]
 

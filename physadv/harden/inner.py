@@ -154,6 +154,6 @@ class Begin:
     slots: Int[Tensor, " a"]
 
 
-def mixed(target: Target) -> Target:
-    """The same target under autocast."""
-    return replace(target, module=Mixed(target.module))
+def mixed(target: Target, twin: nn.Module | None = None) -> Target:
+    """The same target under autocast. twin: a network that answers alike, instead of its own."""
+    return replace(target, module=Mixed(twin or target.module))

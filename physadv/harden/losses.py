@@ -31,8 +31,9 @@ def together(parts: list[Labelled]) -> Labelled:
     for part in parts:
         twins.append(torch.where(part.twin < 0, part.twin, part.twin + first))
         first += len(part)
-    rest = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels", "weight", "drawn"))
-    return Labelled(*rest, torch.cat(twins))
+    names = ("images", "labels", "weight", "drawn")
+    images, labels, weight, drawn = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    return Labelled(images, labels, weight, drawn, torch.cat(twins))
 
 
 def loss(logits: Float[Tensor, "n c"], batch: Labelled, *, beta: float, smoothing: float) -> Float[Tensor, ""]:

@@ -75,7 +75,7 @@ class Plan:
     weight_decay: float = 1e-2
     ema: float = 0.995
     clip: float = 5.0
-    attacked: float = 0.75
+    attacked: float = 0.5
     beta: float = 3.0
     smoothing: float = 0.0
     awp: float = 0.0

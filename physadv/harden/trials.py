@@ -13,6 +13,7 @@ SIZES = (5, 8, 12, 16, 20)  # % of the sign, of the matrix
 PLAIN = "any plain sticker"
 MASKS = ("stickers:two-bars", "stickers:rp2")
 RING = "ring:4%"
+SHADOW = "shadow:0.43"
 BALLS = ("linf:2/255", "linf:4/255")
 _DEFAULT = "patch:10%@worst"
 _PHYSICAL = "drive-by"
@@ -153,5 +154,6 @@ def _unseen(threats: Sequence[str], first: str, *, balls: bool, all_of_them: boo
     stickers = any(text.startswith("stickers") for text in threats)
     said |= dict.fromkeys(MASKS, ("mask",) if stickers else ("shape",))
     said |= {RING: ("size",) if any(text.startswith("ring") for text in threats) else ("shape",)}
+    said |= {} if any(text.startswith("shadow") for text in threats) else {SHADOW: ("shape",)}
     said |= dict.fromkeys(BALLS, ("ball",)) if balls else {}
     return {text: what for text, what in said.items() if text not in threats and f"{text}@center" not in threats}

@@ -35,7 +35,9 @@ def held_out_scenes(scenes: Scenes) -> tuple[Scenes, Scenes]:
             "--scenes holds one sign alone, and no other is left to choose the weights by: give photographs of more."
         )
     held = set(tracks[::EVERY])
-    return tuple(scenes.take(_rows(scenes, held, inside=inside)) for inside in (False, True))  # type: ignore[return-value]
+    apart_rows = (_rows(scenes, held, inside=inside) for inside in (False, True))
+    trained, kept = (scenes.take(rows) for rows in apart_rows)
+    return trained, kept
 
 
 def checker(

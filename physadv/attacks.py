@@ -97,13 +97,13 @@ def attack(
         search = _resumed(problem, checkpoint) if resume and checkpoint and checkpoint.is_file() else None
         search = search or _fresh(problem, restart=0, start=start)
         total = settings.steps * settings.restarts
-        first, start, before = search.done, time.monotonic(), search.seconds
+        first, since, before = search.done, time.monotonic(), search.seconds
         while search.done < total and not bool(search.resting.all()):
             restart, step = divmod(search.done, settings.steps)
             if step == 0 and restart > 0:
                 search = replace(_fresh(problem, restart=restart), **_kept(search))
             loss = _step(problem, search)
-            spent = time.monotonic() - start
+            spent = time.monotonic() - since
             search.seconds = before + spent
             due = search.done % settings.check_every == 0 or step + 1 == settings.steps
             checked = due and problem.held_out is not None

@@ -182,7 +182,7 @@ def test_classes_and_threats_take_turns(target: Detector, scenes: Scenes, street
 
 @pytest.mark.parametrize("threat", ["linf:8/255", "patch:10%@worst"])
 def test_what_is_made_for_one_photograph_is_refused(scenes: Scenes, threat: str) -> None:
-    with pytest.raises(UserError, match="one print for all"):
+    with pytest.raises(UserError, match="one print for all photographs|on whole photographs use a patch"):
         wearing(scenes, "crosswalk", threats=[threat], seed=0)
 
 
@@ -217,7 +217,7 @@ def test_artworks_go_on_from_step_to_step(target: Detector, scenes: Scenes, stre
         slot = int(kept.slots)
         if slots[slot]:
             change = (kept.pixels[0].int() - made.memories[0].pixels[kept.raster][slot].int()).abs()
-            assert 0 < int(change.max()) <= 255 * PLAN.recipe.step_size + 1, "one step from where it was"
+            assert int(change.max()) <= 255 * PLAN.recipe.step_size + 1, "one step from where it was"
         slots[slot] += 1
         made.keep(found)
     assert max(slots) > 1

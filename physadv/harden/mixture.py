@@ -1,6 +1,5 @@
 """Several threats in one training: `patch:5%@worst+patch:20%@worst+ring:4%`."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,15 +8,14 @@ from physadv.scenes.base import Scenes
 from physadv.threats import load_threat
 from physadv.threats.ball import L2, Linf
 from physadv.threats.base import Threat
-from physadv.threats.catalogue import ThreatSpec, list_threats, parse_threat
+from physadv.threats.catalogue import ThreatSpec, parse_threat
 
-_NEXT = re.compile(rf"\+(?={'|'.join(row.name for row in list_threats())})")  # a mask's name may hold a plus
 CUT_OUT = ("stickers", "patch", "ring")  # what a palette limits
 
 
 def split_threats(texts: Sequence[str]) -> tuple[str, ...]:
     """Each threat of the mixture once, in the order given."""
-    return tuple(dict.fromkeys(part.strip() for text in texts for part in _NEXT.split(text)))
+    return tuple(dict.fromkeys(part.strip() for text in texts for part in text.split("+")))
 
 
 def parse_mixture(texts: Sequence[str], *, mask: str | None, palette: str | None) -> dict[str, ThreatSpec]:

@@ -39,7 +39,10 @@ class Sought(Printed):
 
     def _check(self, count: int, scenes: int) -> None:
         if count == 1 and scenes > 1:
-            raise UserError(f"{self.name} is another one on each scene: use evaluate --attack, or harden.")
+            raise UserError(
+                f"{self.name} is sought on each scene, and here one artwork is for all of them: use evaluate --attack, "
+                "or leave @worst out."
+            )
         if not self.still:
             super()._check(count, scenes)
 

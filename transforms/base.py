@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from physadv.transforms.colour import to_linear, to_srgb
@@ -65,7 +65,14 @@ class Colour(Transform):
 
 
 class Field(Transform):
-    """Light that varies over the frame: linear -> gain(x, y) · linear + glow(x, y)."""
+    """Light that varies over the frame: linear -> gain(x, y) · linear + glow(x, y). glows: False where glow is 0."""
+
+    glows: ClassVar[bool] = True
+
+    def acts(self, params: Params) -> Bool[Tensor, " n"]:
+        """Where it does anything at all: elsewhere gain is 1 and glow 0, and nothing is computed."""
+        first = next(iter(params.values()))
+        return torch.ones(len(first), dtype=torch.bool, device=first.device)
 
     def fields(
         self, params: Params, height: int, width: int

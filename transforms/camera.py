@@ -13,6 +13,8 @@ from physadv.transforms.base import Colour, Optics, Params, Range, between, chec
 from physadv.transforms.colour import saturation_matrix, to_linear, to_srgb
 from physadv.transforms.texture import white_noise
 
+_SWAPPED = [0, 2, 1, 1, 2, 0]  # OpenCV's images begin with blue
+
 
 @dataclass(frozen=True)
 class Defocus(Optics):
@@ -130,14 +132,26 @@ class Jpeg:
         return {"quality": between(u[:, 0], self.quality).round()}
 
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
-        pixels = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        coded = np.stack([_recode(p, int(q)) for p, q in zip(pixels, params["quality"].tolist(), strict=True)])
-        value = torch.from_numpy(coded).to(images.device).permute(0, 3, 1, 2).float() / 255
-        return images + (value - images).detach()
+        value = recode_(images.detach().clamp(0, 1), params["quality"])
+        return images + (value - images.detach())
+
+
+@torch.no_grad()
+def recode_(images: Float[Tensor, "n 3 h w"], quality: Float[Tensor, " n"]) -> Float[Tensor, "n 3 h w"]:
+    """Images in [0, 1], replaced by what a JPEG of each quality holds of them."""
+    height, width = images.shape[-2:]
+    blue_first = np.empty((height, width, 3), np.uint8)
+    for image, percent in zip(images, quality.tolist(), strict=True):
+        planes = image.cpu().float().contiguous().numpy().reshape(-1, width)
+        coded = cv2.convertScaleAbs(planes, alpha=255).reshape(3, height, width)  # rounds to even, as torch does
+        cv2.mixChannels([*coded], [blue_first], _SWAPPED)
+        cv2.mixChannels([_recode(blue_first, int(percent))], [*coded], _SWAPPED)
+        image.copy_(torch.from_numpy(coded)).div_(255)
+    return images
 
 
 def _recode(pixels: np.ndarray, quality: int) -> np.ndarray:
-    done, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise RuntimeError("OpenCV could not encode a JPEG")
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[:, :, ::-1].copy()
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))

@@ -5,32 +5,38 @@ With f the artwork's monomials warped into the view, cover its share of a pixel,
     photograph = camera( blur( (1 − cover) · base + shade · (colour · f) + veil ) )
 
 base: the lit scene; shade: the light's variation over the frame; colour: printer, light and camera as one 3 × 11
-matrix; veil: light added after the sign (gloss, glare, fog). Only f carries a gradient.
+matrix; veil: light added after the sign (gloss, glare, fog). Only f carries a gradient. So the light of the clean scene
+is blurred once, what the artwork adds to it is blurred in its own window, and only there is there a slope to keep.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from physadv.scenes.base import Scenes, floats
+from physadv.scenes.base import Scenes
 from physadv.targets.base import Frame
 from physadv.threats.base import Artwork
 from physadv.transforms import light
-from physadv.transforms.base import Colour, Field, Optics
-from physadv.transforms.camera import Jpeg, Noise, Tone
-from physadv.transforms.colour import to_linear, to_srgb
+from physadv.transforms.base import Colour, Field, Optics, Params
+from physadv.transforms.develop import Camera, camera_of, filed, record
 from physadv.transforms.geometry import Geometry, geometry
 from physadv.transforms.mount import Bend, Placement
-from physadv.transforms.optics import blur_matrices, separable
-from physadv.transforms.paste import Signs, paste
+from physadv.transforms.optics import Blur, blur_of
+from physadv.transforms.paste import Places, Signs, Windows, differences, places
 from physadv.transforms.print import Ink
+from physadv.transforms.scenery import backdrop_of, boxes_of, outside, photographed, staged
 from physadv.transforms.stages import Draw
-from physadv.transforms.view import Backdrop, Relative
-from physadv.transforms.warp import Homography, level_for, pixel_grid, project, pyramid, sample_pyramid
+from physadv.transforms.view import Relative
+from physadv.transforms.warp import level_for
 
 _SHARP = 0.8  # photographs are sampled a little finer than one texel per px: they are blurred enough
+_MOST = 0.5  # of a frame: a window that holds more is not recorded apart from the rest
+_TOGETHER = 2**18  # values of a frame-sized tensor at once: what a processor's cache holds of several
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,14 @@ class Exposure:
 
     draw: Draw
     base: Float[Tensor, "n 3 h w"]
-    veil: Float[Tensor, "n 3 h w"]
+    clean: Float[Tensor, "n 3 h w"]  # base + veil, behind the lens
     shade: Float[Tensor, "n 1 h w"]
     light: Float[Tensor, "n 3 3"]  # light and camera alone, for artwork that is no print
     colour: Float[Tensor, "m 3 11"]  # printer, the sign's own light, light and camera
     at: Geometry
     level: Int[Tensor, " n"]  # of the pyramid that the photograph is sampled from
-    spread_px: Float[Tensor, "n 4"]  # blur, frame px
+    blur: Blur
+    camera: Camera
     of: Int[Tensor, " m"]  # the view that each sign is in
     worn: Int[Tensor, " k"] | None  # the signs that carry the artwork; None: crops, sign i is in view i and carries it
     outside: Float[Tensor, "n 1 h w"] | None  # the share of each px that is no photograph but padding
@@ -59,33 +66,52 @@ class Exposure:
 def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
     """Views 0..n−1 of scenes 0..n−1, without any artwork."""
     draw = (draw if scenes.staged else draw.on_photographs()).to(scenes.images.device)
-    at = geometry(scenes, draw, frame=frame)
+    at, size = geometry(scenes, draw, frame=frame), frame.size_px
     level = level_for(_SHARP * scenes.native_px * draw.of(draw.stages.get(Relative))["zoom"] / at.sensor_px)
-    if scenes.staged:
-        scene = _staged(scenes, draw, frame, at)
-    else:
-        scene = _photograph(floats(scenes.images), at.warp, level, frame.size_px)
     lit, offset = _colours(draw, ("light",))
-    shade, glow = _fields(draw, frame.size_px)
     camera, veil = _colours(draw, ("camera",))
-    matrix = camera @ lit
-    lamp = _lamp(draw, scenes)
-    added = shade * (camera @ offset[:, :, None])[..., None] + _mix(camera, glow.expand(-1, 3, -1, -1))
+    matrix, lamp = camera @ lit, _lamp(draw, scenes)
+    gloss = lamp * (camera @ offset[:, :, None])[..., None]
+    veil = lamp * veil[:, :, None, None]
+    blur = blur_of(_spread(draw, at.sensor_px, staged=scenes.staged), size, size)
+    base, clean = (matrix.new_empty(len(draw), 3, size, size) for _ in range(2))
+    shade = matrix.new_ones(len(draw), 1, size, size)
+    backdrop, box = (backdrop_of(draw), boxes_of(scenes, at, size)) if scenes.staged else ({}, None)
+    fields = _fields_of(draw)
+    for rows in chunks(base):
+        if box is not None:
+            scene = staged(scenes, backdrop, box, frame, at, rows)
+        else:
+            scene = photographed(scenes.images[rows], at.warp[rows], level[rows], size)
+        glow = _light_up(shade[rows], fields, rows)
+        torch.mul(_mix(matrix[rows], scene), shade[rows], out=base[rows])
+        bright = torch.addcmul(veil[rows], shade[rows], gloss[rows]).add_(base[rows])
+        if glow is not None:
+            bright.add_(_mix(camera[rows], glow.expand(-1, 3, -1, -1)).mul_(lamp[rows]))
+        clean[rows] = blur.take(rows).whole(bright)
     return Exposure(
         draw=draw,
-        base=shade * _mix(matrix, scene),
-        veil=lamp * (added + veil[:, :, None, None]),
+        base=base,
+        clean=clean,
         shade=shade,
         light=matrix,
         colour=_printed(draw, scenes, matrix),
         at=at,
         level=level,
-        spread_px=_spread(draw, at.sensor_px, staged=scenes.staged),
+        blur=blur,
+        camera=camera_of(draw, at.sensor_px),
         of=scenes.of,
         worn=_worn(scenes, frame),
-        outside=None if scenes.extent_px is None else _outside(scenes.extent_px, at.warp, frame.size_px),
+        outside=None if scenes.extent_px is None else outside(scenes.extent_px, at.warp, size),
         pad=frame.pad,
     )
+
+
+def chunks(frames: Float[Tensor, "n c h w"]) -> Iterator[slice]:
+    """Views that are computed together: of large ones few, so that a processor finds all of them in its cache."""
+    count = len(frames) if frames.is_cuda else max(1, _TOGETHER // frames[:1].numel())
+    for start in range(0, len(frames), count):
+        yield slice(start, start + count)
 
 
 def _worn(scenes: Scenes, frame: Frame) -> Int[Tensor, " k"] | None:
@@ -96,65 +122,113 @@ def _worn(scenes: Scenes, frame: Frame) -> Int[Tensor, " k"] | None:
 
 def expose(exposure: Exposure, artwork: Artwork | None) -> Float[Tensor, "n 3 h w"]:
     """The photographs, differentiable in the artwork; without an artwork, the clean ones."""
-    linear = exposure.base + exposure.veil
-    if artwork is not None:
-        if artwork.printed:
-            linear = paste(linear, _signs(exposure, artwork), exposure.base, exposure.shade)
-        else:
-            linear = _replace(linear, exposure, artwork)
-    if bool((exposure.spread_px > 0).any()):
-        linear = separable(linear, *blur_matrices(exposure.spread_px, *linear.shape[-2:]))
-    images = _record(linear, exposure)
-    return images if exposure.outside is None else torch.lerp(images, images.new_tensor(exposure.pad), exposure.outside)
+    if artwork is None:
+        return _filed(exposure, _plain(exposure))
+    if artwork.printed:
+        signs = _signs(exposure, artwork)
+        added, of = differences(signs, exposure.base, exposure.shade), signs.of
+    else:
+        added, of = [_replaced(exposure, artwork)], torch.arange(len(exposure), device=exposure.base.device)
+    blurred = [_behind_lens(exposure.blur, of, window, block) for window, block in added]
+    windows = [places(window, of) for window, _ in blurred]
+    return _Developed.apply(exposure, windows, *(block for _, block in blurred))
 
 
-def _pull(warp: Homography, size_px: int) -> Float[Tensor, "n hw 2"]:
-    """Where each frame px comes from."""
-    points = pixel_grid(0, 0, size_px, size_px, device=warp.device)
-    return project(warp.inverse(), points.expand(len(warp), -1, 2))
+def _behind_lens(
+    blur: Blur, of: Int[Tensor, " k"], window: Windows, block: Float[Tensor, "r 3 h w"]
+) -> tuple[Windows, Float[Tensor, "r 3 y x"]]:
+    """The block through the lens, in the larger window that then holds it."""
+    reach, views = blur.reach, of[window.rows]
+    if reach == 0:
+        return window, block
+    height, width = min(window.height + 2 * reach, blur.height), min(window.width + 2 * reach, blur.width)
+    top = (window.top - reach).clamp(min=0).clamp(max=blur.height - height)
+    left = (window.left - reach).clamp(min=0).clamp(max=blur.width - width)
+    wide = blur.take(views).window(block, window.top, window.left, to=(top, left, height, width))
+    return Windows(window.rows, top, left, height, width), wide
 
 
-def _outside(extent_px: Float[Tensor, "n 2"], warp: Homography, size_px: int) -> Float[Tensor, "n 1 h w"]:
-    """1 where a frame px shows nothing of the photograph, its edge one px soft."""
-    points = _pull(warp, size_px)
-    depth = torch.minimum(points, extent_px[:, None] - points).amin(2)
-    return (0.5 - depth).clamp(0, 1).reshape(-1, 1, size_px, size_px)
+class _Developed(torch.autograd.Function):
+    """The photographs, with light added in windows: there they are recorded again, and their slope is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, exposure: Exposure, windows: list[Places], *blocks: Tensor) -> Float[Tensor, "n 3 h w"]:
+        ctx.windows, ctx.outside = windows, exposure.outside
+        if len(windows) == 1 and windows[0].shared(len(exposure)) and windows[0].share(exposure.clean) > _MOST:
+            picture, slope = _added(exposure, windows[0], blocks[0], slope=ctx.needs_input_grad[2])
+            ctx.slopes = [slope]
+            return _filed(exposure, picture)
+        ctx.slopes, picture, clean = [], _plain(exposure), exposure.clean
+        if sum(len(window.of) for window in windows) > len({view for window in windows for view in window.of}):
+            clean, blocks = _summed(clean, windows, blocks), tuple(torch.zeros(1) for _ in blocks)
+        for window, block, wanted in zip(windows, blocks, ctx.needs_input_grad[2:], strict=True):
+            bright = window.cut(clean) + block.to(clean)
+            camera = exposure.camera.take(torch.tensor(window.of, device=clean.device))
+            seen, slope = record(bright, camera, window.top, window.left, slope=wanted)
+            for part, values in zip(window.views(picture), seen, strict=True):
+                part.copy_(values)
+            ctx.slopes.append(slope)
+        return _filed(exposure, picture)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull: Float[Tensor, "n 3 h w"]) -> Any:
+        if ctx.outside is not None:
+            pull = pull * (1 - ctx.outside)
+        pairs = zip(ctx.windows, ctx.slopes, strict=True)
+        return None, None, *(None if slope is None else window.cut(pull) * slope for window, slope in pairs)
 
 
-def _staged(scenes: Scenes, draw: Draw, frame: Frame, at: Geometry) -> Float[Tensor, "n 3 h w"]:
-    """The sign over its backdrop, linear light."""
-    size_mm = scenes.faces.size_mm[scenes.face]
-    texels = scenes.faces.images.shape[-1] / size_mm.amax(1) / at.px_per_mm * at.sensor_px.clamp(min=1)
-    points = _pull(at.warp, frame.size_px) / size_mm[:, None]
-    face = sample_pyramid(
-        scenes.faces.light, points, level_for(texels), height=frame.size_px, width=frame.size_px, source=scenes.face
-    )
-    return _backdrop(scenes, draw, frame) * (1 - face[:, 3:]) + face[:, :3]
+def _added(
+    exposure: Exposure, window: Places, block: Float[Tensor, "n 3 y x"], *, slope: bool
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 y x"] | None]:
+    """The pictures with the block in the one window of all of them, and their slope there."""
+    picture, steep = torch.empty_like(exposure.clean), torch.empty_like(block) if slope else None
+    for rows in chunks(picture):
+        bright = exposure.clean[rows].clone()
+        window.in_all(bright).add_(block[rows])
+        none = [0] * len(bright)
+        picture[rows], found = record(bright, exposure.camera.take(rows), none, none, slope=slope)
+        if steep is not None and found is not None:
+            steep[rows] = window.in_all(found)
+    return picture, steep
 
 
-def _backdrop(scenes: Scenes, draw: Draw, frame: Frame) -> Float[Tensor, "n 3 h w"]:
-    assert scenes.backgrounds is not None
-    params = draw.of(draw.stages.get(Backdrop))
-    which = (params["which"] * len(scenes.backgrounds)).long().clamp(max=len(scenes.backgrounds) - 1)
-    grid = pixel_grid(0, 0, frame.size_px, frame.size_px, device=which.device) / frame.size_px
-    crop = torch.ones_like(params["crop"]) if frame.whole else params["crop"]
-    corner = params["corner"] * (crop < 1)[:, None]
-    points = corner[:, None] + crop[:, None, None] * grid
-    level = level_for(crop * scenes.backgrounds.shape[-1] / frame.size_px)
-    pictures = pyramid(scenes.backgrounds[which], levels=int(level.max()))
-    return to_linear(
-        sample_pyramid(pictures, points, level, height=frame.size_px, width=frame.size_px, border="border")
-    )
+def _summed(clean: Tensor, windows: list[Places], blocks: tuple[Tensor, ...]) -> Float[Tensor, "n 3 h w"]:
+    """The light of all windows together, where several lie in one view and may overlap."""
+    clean = clean.clone()
+    for window, block in zip(windows, blocks, strict=True):
+        for part, values in zip(window.views(clean), block, strict=True):
+            part.add_(values)
+    return clean
 
 
-def _photograph(
-    images: Float[Tensor, "a 3 y x"], warp: Homography, level: Int[Tensor, " n"], size_px: int
-) -> Float[Tensor, "n 3 h w"]:
-    """The photograph, turned, mirrored beyond its edge; decoded after resampling: its own camera encoded it."""
-    height, width = images.shape[-2:]
-    points = _pull(warp, size_px) / warp.new_tensor([width, height])
-    pictures = pyramid(images, levels=int(level.max()))
-    return to_linear(sample_pyramid(pictures, points, level, height=size_px, width=size_px, border="reflection"))
+@torch.no_grad()
+def _plain(exposure: Exposure) -> Float[Tensor, "n 3 h w"]:
+    """The clean photographs before JPEG."""
+    picture = torch.empty_like(exposure.clean)
+    for rows in chunks(picture):
+        none = [0] * len(picture[rows])
+        picture[rows], _ = record(exposure.clean[rows].clone(), exposure.camera.take(rows), none, none, slope=False)
+    return picture
+
+
+@torch.no_grad()
+def _filed(exposure: Exposure, picture: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """JPEG, and the padding laid over it."""
+    picture = filed(picture, exposure.camera)
+    if exposure.outside is None:
+        return picture
+    return torch.lerp(picture, picture.new_tensor(exposure.pad), exposure.outside)
+
+
+def _replaced(exposure: Exposure, artwork: Artwork) -> tuple[Windows, Float[Tensor, "n 3 h w"]]:
+    """Another photograph in place of the scene's (norm balls): sampled and lit exactly as the scene's own."""
+    count, size = len(exposure), exposure.base.shape[-1]
+    picture = photographed(artwork.rgb, exposure.at.warp, exposure.level, size)
+    start = torch.zeros(count, dtype=torch.long, device=exposure.base.device)
+    everywhere = Windows(torch.arange(count, device=start.device), start, start, size, size)
+    return everywhere, exposure.shade * _mix(exposure.light, picture) - exposure.base
 
 
 def _colours(draw: Draw, stages: tuple[str, ...]) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
@@ -167,14 +241,33 @@ def _colours(draw: Draw, stages: tuple[str, ...]) -> tuple[Float[Tensor, "n 3 3"
     return matrix, offset
 
 
-def _fields(draw: Draw, size_px: int) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n c h w"]]:
-    """Every field, light first and weather after it, as one gain and one glow."""
-    gain = torch.ones(len(draw), 1, size_px, size_px, device=draw.place.device)
-    glow = torch.zeros_like(gain)
-    for transform in draw.stages.kind(Field, "light", "camera"):
-        more, add = transform.fields(draw.of(transform), size_px, size_px)
-        gain, glow = more * gain, more * glow + add
-    return gain, glow
+def _fields_of(draw: Draw) -> list[tuple[Field, Params, list[bool]]]:
+    """Every field with its parameters, and where it acts; light first and weather after it."""
+    given = ((one, draw.of(one)) for one in draw.stages.kind(Field, "light", "camera"))
+    return [(one, params, one.acts(params).tolist()) for one, params in given]
+
+
+def _light_up(
+    shade: Float[Tensor, "r 1 h w"], fields: list[tuple[Field, Params, list[bool]]], rows: slice
+) -> Float[Tensor, "r c h w"] | None:
+    """All fields as one gain, multiplied into `shade`, and one glow; None where nothing glows."""
+    glow: Tensor | None = None
+    for field, params, acts in fields:
+        acting = [row for row, on in enumerate(acts[rows]) if on]
+        if not acting:
+            continue
+        some = torch.tensor(acting, device=shade.device)
+        gain, add = field.fields({name: value[rows][some] for name, value in params.items()}, *shade.shape[-2:])
+        if len(acting) == len(shade):
+            shade *= gain
+        else:
+            shade[some] = shade[some] * gain
+        if glow is None and not field.glows:
+            continue
+        glow = shade.new_zeros(len(shade), 3, *shade.shape[-2:]) if glow is None else glow
+        for row, factor, more in zip(acting, gain, add, strict=True):
+            glow[row].mul_(factor).add_(more)
+    return glow
 
 
 def _lamp(draw: Draw, scenes: Scenes) -> Float[Tensor, "n 1 1 1"]:
@@ -231,22 +324,3 @@ def _signs(exposure: Exposure, artwork: Artwork) -> Signs:
         texels_per_px=artwork.rgb.shape[-1] / (place[:, 2] - place[:, 0]) / px_per_mm * at.sensor_px[of].clamp(min=1),
         shared=exposure.worn is None,
     )
-
-
-def _replace(linear: Float[Tensor, "n 3 h w"], exposure: Exposure, artwork: Artwork) -> Float[Tensor, "n 3 h w"]:
-    """Another photograph in place of the scene's (norm balls): sampled and lit exactly as the scene's own."""
-    picture = _photograph(artwork.rgb, exposure.at.warp, exposure.level, linear.shape[-1])
-    return linear + exposure.shade * _mix(exposure.light, picture) - exposure.base
-
-
-def _record(linear: Float[Tensor, "n 3 h w"], exposure: Exposure) -> Float[Tensor, "n 3 h w"]:
-    """Sensor noise in linear light, encoding, tone curve, JPEG."""
-    draw = exposure.draw
-    for noise in draw.stages.kind(Noise, "camera"):
-        linear = noise.add(linear, draw.of(noise), exposure.at.sensor_px.clamp(max=1))
-    images = to_srgb(linear.clamp(0, 1))
-    for tone in draw.stages.kind(Tone, "camera"):
-        images = tone.apply(images, draw.of(tone))
-    for jpeg in draw.stages.kind(Jpeg, "camera"):
-        images = jpeg.apply(images, draw.of(jpeg))
-    return images

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from physadv.transforms.base import Colour, Field, Params, Range, between, check_spans, happens
@@ -73,6 +73,7 @@ class Veil(Colour):
 class Gradient(Field):
     """Light that falls off across the frame, linear along a random direction: 1 ± strength at the edges."""
 
+    glows: ClassVar[bool] = False
     dims: ClassVar[int] = 2
     strength: Range = (0.0, 0.0)
 
@@ -81,6 +82,9 @@ class Gradient(Field):
 
     def sample(self, u: Float[Tensor, "n 2"]) -> Params:
         return {"strength": between(u[:, 0], self.strength), "angle": 2 * torch.pi * u[:, 1]}
+
+    def acts(self, params: Params) -> Bool[Tensor, " n"]:
+        return params["strength"] > 0
 
     def fields(
         self, params: Params, height: int, width: int
@@ -96,6 +100,7 @@ class Gradient(Field):
 class Shadow(Field):
     """A cast shadow: a soft straight edge (a pole, a house) or dappled (leaves); depth is the light that it takes."""
 
+    glows: ClassVar[bool] = False
     dims: ClassVar[int] = 8
     probability: float = 0.0
     depth: Range = (0.3, 0.7)
@@ -115,15 +120,19 @@ class Shadow(Field):
             "place": u[:, 6:8],
         }
 
+    def acts(self, params: Params) -> Bool[Tensor, " n"]:
+        return params["depth"] > 0
+
     def fields(
         self, params: Params, height: int, width: int
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n #c h w"]]:
         softness = params["softness"][:, None, None, None]
-        edge = soft_step(_along(params["angle"], height, width) - params["offset"][:, None, None, None], softness)
-        leaves = soft_step(
-            texture(params["place"], height, width, scale=torch.full_like(params["depth"], 0.25)), 3 * softness
-        )
-        shade = torch.where(params["dappled"][:, None, None, None] > 0, leaves, edge)
+        along, dappled = _along(params["angle"], height, width), params["dappled"] > 0
+        shade = soft_step(along - params["offset"][:, None, None, None], softness)
+        if bool(dappled.any()):
+            leafy = {name: value[dappled] for name, value in params.items()}
+            leaves = texture(leafy["place"], height, width, scale=torch.full_like(leafy["depth"], 0.25))
+            shade[dappled] = soft_step(leaves, 3 * softness[dappled])
         gain = 1 - params["depth"][:, None, None, None] * shade
         return gain, torch.zeros_like(gain)
 
@@ -144,6 +153,9 @@ class Glare(Field):
         strength = happens(u[:, 0], self.probability) * between(u[:, 1], self.strength)
         return {"strength": strength, "radius": between(u[:, 2], self.radius), "centre": u[:, 3:5]}
 
+    def acts(self, params: Params) -> Bool[Tensor, " n"]:
+        return params["strength"] > 0
+
     def fields(
         self, params: Params, height: int, width: int
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n #c h w"]]:
@@ -160,6 +172,6 @@ def _planckian(u: Float[Tensor, " n"], kelvin: Range) -> Float[Tensor, "n 3"]:
 
 def _along(angle: Float[Tensor, " n"], height: int, width: int) -> Float[Tensor, "n 1 h w"]:
     """Signed distance from the frame's centre along a direction, in shares of the frame."""
-    direction = torch.stack([angle.cos(), angle.sin()], -1)
-    away = frame_points(height, width, device=angle.device) - 0.5
-    return torch.einsum("hwk,nk->nhw", away[0], direction)[:, None]
+    across, down = ((torch.arange(size, device=angle.device) + 0.5) / size - 0.5 for size in (width, height))
+    x, y = angle.cos()[:, None, None] * across, angle.sin()[:, None, None] * down[:, None]
+    return (x + y)[:, None]

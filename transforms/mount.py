@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from kornia.geometry.transform import get_tps_transform, warp_points_tps
+from kornia.geometry.transform import get_tps_transform
 from torch import Tensor
 
 from physadv.transforms.base import Params, Range, between, check_spans
@@ -60,11 +60,27 @@ class Bend:
         """Points of the bent artwork -> points of the flat one, both in [0, 1]²."""
         if self.share == 0:
             return points
-        return warp_points_tps(points, params["centres"], params["kernel"], params["affine"])
+        return _splined(points, params["centres"], params["kernel"], params["affine"])
 
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
         size = images.new_tensor([images.shape[-1], images.shape[-2]])
         return _resample(images, lambda points: self.pull(params, points / size) * size)
+
+
+def _splined(
+    points: Float[Tensor, "n k 2"],
+    centres: Float[Tensor, "n 9 2"],
+    kernel: Float[Tensor, "n 9 2"],
+    affine: Float[Tensor, "n 3 2"],
+) -> Float[Tensor, "n k 2"]:
+    """affine(p) + Σ kernel_i · ½ r_i² log r_i² (Bookstein 1989, eq. 1); r² = |p|² + |c|² − 2 p·c is one product."""
+    x, y = points.unbind(2)
+    terms = torch.stack([torch.ones_like(x), x, y, x * x + y * y], 1)
+    one = torch.ones_like(centres[:, :, :1])
+    apart = torch.cat([centres.square().sum(2, keepdim=True), -2 * centres, one], 2)
+    squared = torch.bmm(apart, terms).clamp_(min=1e-30)
+    spline = squared.log().mul_(squared)
+    return torch.baddbmm(torch.bmm(affine.mT, terms[:, :3]), kernel.mT, spline, alpha=0.5).mT
 
 
 def _resample(images: Float[Tensor, "n 3 h w"], pull: Callable[[Tensor], Tensor]) -> Float[Tensor, "n 3 h w"]:

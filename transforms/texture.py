@@ -1,5 +1,6 @@
 """Fixed random tiles from which every view cuts its piece: drawn once, so noise depends on the place alone."""
 
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -41,6 +42,26 @@ def white_noise(place: Float[Tensor, "n 2"], height: int, width: int) -> Float[T
     rows = (corner[:, 1:] + torch.arange(height, device=place.device)) % _TILE
     columns = (corner[:, :1] + torch.arange(width, device=place.device)) % _TILE
     return tile[:, rows[:, :, None], columns[:, None, :]].movedim(0, 1)
+
+
+def noise_cuts(
+    place: Float[Tensor, "n 2"], top: list[int], left: list[int], height: int, width: int
+) -> Iterator[Float[Tensor, "3 h w"]]:
+    """The window at (top, left) of each frame's `white_noise`; no copy, but where it lies over the tile's edge."""
+    tile = _white(place.device)
+    corner = (place * _TILE).long().clamp(max=_TILE - 1).tolist()
+    for (x, y), row, column in zip(corner, top, left, strict=True):
+        yield _wrapped(_wrapped(tile, 1, (y + row) % _TILE, height), 2, (x + column) % _TILE, width)
+
+
+def _wrapped(tile: Float[Tensor, "3 y x"], axis: int, start: int, length: int) -> Float[Tensor, "3 v u"]:
+    """`length` of the tile along an axis, from the beginning again behind its end."""
+    if start + length <= _TILE:
+        return tile.narrow(axis, start, length)
+    parts = [tile.narrow(axis, start, _TILE - start)]
+    while (rest := length - sum(part.shape[axis] for part in parts)) > 0:
+        parts.append(tile.narrow(axis, 0, min(rest, _TILE)))
+    return torch.cat(parts, axis)
 
 
 def texture(

@@ -9,7 +9,6 @@ in the image, clockwise.
 
 import torch
 from jaxtyping import Float, Int
-from kornia.geometry.conversions import axis_angle_to_rotation_matrix
 from kornia.geometry.linalg import transform_points
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, grid_sample
@@ -50,9 +49,15 @@ def pinhole(
 
 
 def _turn(degrees: Float[Tensor, " n"], *, axis: int) -> Homography:
-    vector = torch.zeros(len(degrees), 3, device=degrees.device)
-    vector[:, axis] = torch.deg2rad(degrees)
-    return axis_angle_to_rotation_matrix(vector)
+    """Right-handed about one axis (Rodrigues' formula, written out)."""
+    angle = torch.deg2rad(degrees)
+    cosine, sine = angle.cos(), angle.sin()
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    turned = torch.zeros(len(degrees), 3, 3, device=degrees.device)
+    turned[:, axis, axis] = 1
+    turned[:, first, first] = turned[:, second, second] = cosine
+    turned[:, second, first], turned[:, first, second] = sine, -sine
+    return turned
 
 
 def project(matrix: Homography, points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k 2"]:
@@ -80,6 +85,29 @@ def pixel_grid(top: int, left: int, height: int, width: int, *, device: torch.de
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
 
 
+def pull_grid(
+    matrix: Homography, top: Int[Tensor, " n"], left: Int[Tensor, " n"], height: int, width: int
+) -> Float[Tensor, "n height width 2"]:
+    """Centres of the pixels of a window through a homography each; a view of (n, 2, height, width)."""
+    y = top[:, None] + torch.arange(height, device=matrix.device) + 0.5
+    x = left[:, None] + torch.arange(width, device=matrix.device) + 0.5
+    rows = matrix[:, :, 1, None] * y[:, None] + matrix[:, :, 2, None]
+    columns = matrix[:, :, 0, None] * x[:, None]
+    depth = rows[:, 2, :, None] + columns[:, 2, None]
+    points = rows[:, :2, :, None] + columns[:, :2, None]
+    return (points / depth[:, None]).permute(0, 2, 3, 1)
+
+
+def normalising(low: Float[Tensor, "#n 2"], high: Float[Tensor, "#n 2"]) -> Homography:
+    """The box [low, high] -> [-1, 1]², as `grid_sample` wants it."""
+    return scaling_each(2 / (high - low)) @ translation(-(low + high) / 2)
+
+
+def scaling_each(factor: Float[Tensor, "n 2"]) -> Homography:
+    """Scale x and y about the origin."""
+    return torch.diag_embed(torch.cat([factor, torch.ones_like(factor[:, :1])], 1))
+
+
 def pyramid(images: Float[Tensor, "n c h w"], levels: int) -> list[Tensor]:
     """The images, and each next level at half the size (box filter), `levels` times at most."""
     stack = [images]
@@ -104,20 +132,45 @@ def sample_pyramid(
     source: the image that each view looks at; without it, image i for view i, or the only one for all.
     """
     grid = (2 * points - 1).reshape(len(points), height, width, 2)
-    level = level.clamp(max=len(levels) - 1)
-    rows = [(level == which).nonzero()[:, 0] for which in range(len(levels))]
-    parts = [
-        _sample(_pick(images, source, row), grid[row], border)
-        for images, row in zip(levels, rows, strict=True)
-        if len(row)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(rows).argsort()]
+    return sample_levels(levels, grid, level, border=border, source=source)
 
 
-def _pick(images: Float[Tensor, "a c h w"], source: Int[Tensor, " n"] | None, rows: Int[Tensor, " m"]) -> Tensor:
-    if source is not None:
-        return images[source[rows]]
-    return images if len(images) == 1 or len(rows) == len(images) else images[rows]
+def sample_levels(
+    levels: list[Tensor],
+    grid: Float[Tensor, "n h w 2"],
+    level: Int[Tensor, " n"],
+    *,
+    border: str = "zeros",
+    source: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, "n c h w"]:
+    """`sample_pyramid` at points in [-1, 1]²; without gradient, no picture is copied."""
+    which = level.clamp(max=len(levels) - 1).tolist()
+    if source is None and len(levels[0]) == len(grid) > 1:
+        source = torch.arange(len(grid), device=grid.device)
+    together = source is None or (levels[0].requires_grad and torch.is_grad_enabled())
+    sources = [0] * len(grid) if together or source is None else source.tolist()
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(which, sources, strict=True)):
+        groups.setdefault(key, []).append(row)
+    parts = []
+    for (one, picture), rows in groups.items():
+        images = levels[one]
+        if together and source is not None:
+            images = images.index_select(0, source[torch.tensor(rows, device=source.device)])
+        elif source is not None:
+            images = images[picture : picture + 1]
+        parts.append(_sample(images, _rows_of(grid, rows), border))
+    if len(parts) == 1:
+        return parts[0]
+    order = torch.tensor([row for rows in groups.values() for row in rows], device=grid.device)
+    return torch.cat(parts).index_select(0, order.argsort())
+
+
+def _rows_of(grid: Float[Tensor, "n h w 2"], rows: list[int]) -> Float[Tensor, "r h w 2"]:
+    """A view, where they follow each other."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return grid[rows[0] : rows[-1] + 1]
+    return grid[torch.tensor(rows, device=grid.device)]
 
 
 def _sample(images: Float[Tensor, "a c h w"], grid: Float[Tensor, "m y x 2"], border: str) -> Float[Tensor, "m c y x"]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -52,6 +52,9 @@ class Rain(Field):
         light = on * between(u[:, 2], self.light)
         return {"light": light, "density": between(u[:, 1], self.density), "place": u[:, 3:5]}
 
+    def acts(self, params: Params) -> Bool[Tensor, " n"]:
+        return params["light"] > 0
+
     def fields(self, params: Params, height: int, width: int) -> Fields:
         drops = white_noise(params["place"], 8, 48)[:, :1]  # few rows, many columns: each texel is a streak
         points = frame_points(height, width, device=drops.device)
@@ -85,6 +88,9 @@ class Snow(Field):
             "place": u[:, 3:5],
         }
 
+    def acts(self, params: Params) -> Bool[Tensor, " n"]:
+        return params["on"] > 0
+
     def fields(self, params: Params, height: int, width: int) -> Fields:
         noise = texture(params["place"], height, width, scale=params["flake"])
         threshold = 2.6 - 1.6 * params["density"][:, None, None, None]
@@ -105,6 +111,9 @@ class Dirt(Field):
 
     def sample(self, u: Float[Tensor, "n 4"]) -> Params:
         return {"cover": happens(u[:, 0], self.probability) * between(u[:, 1], self.cover), "place": u[:, 2:4]}
+
+    def acts(self, params: Params) -> Bool[Tensor, " n"]:
+        return params["cover"] > 0
 
     def fields(self, params: Params, height: int, width: int) -> Fields:
         noise = texture(params["place"], height, width, scale=torch.full_like(params["cover"], 0.2))

@@ -108,6 +108,8 @@ class World:
 
     def prepare(self, scenes: Scenes, views: Views, *, frame: Frame) -> Shots:
         """Everything about view i of scene i that does not depend on the artwork."""
+        if len(views.rows) == 1:
+            return Shots(views.rows, (prepare(scenes, views.draws[0], frame=frame),))
         parts = zip(views.rows, views.draws, strict=True)
         return Shots(views.rows, tuple(prepare(scenes.take(rows), part, frame=frame) for rows, part in parts))
 

@@ -1,0 +1,68 @@
+"""Peak memory of a step: run as `python -m physadv.bench.memory TARGET bare|step SEED DEVICE`, prints MB."""
+
+import ctypes
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from physadv.bench.case import case_of, size_of
+from physadv.errors import UserError
+from physadv.targets.base import frozen
+
+_STEPS = 3
+_REFS = Path("/proc/self/clear_refs")
+
+
+def peak_mb(target: str, which: str, *, seed: int, device: str) -> float | None:
+    """In a process of its own: how far memory grows above that of the loaded model and scenes; None: no such figure."""
+    if device == "cpu" and not _REFS.exists():
+        return None
+    line = [sys.executable, "-m", "physadv.bench.memory", target, which, str(seed), device]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"The memory of {target} could not be measured: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    target, which, seed, device = sys.argv[1:]
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)
+    case = case_of(size_of(target), seed=int(seed), device=device)
+    small = case_of(size_of(target), seed=int(seed), device=device, batch=1)
+    with frozen(case.problem.target.module), frozen(small.problem.target.module):
+        for one in (small.bare, small.stepper()):  # code and tables that are loaded once
+            one()
+        own = case.shown[0].nbytes if which == "bare" else 0  # the step makes its photographs itself
+        call = case.bare if which == "bare" else case.stepper()
+        before = _reset(device)
+        for _ in range(_STEPS):
+            call()
+        print((_peak(device) - before + own) / 1e6)
+
+
+def _reset(device: str) -> int:
+    """Bytes in use now, from which the peak is counted."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not serve the step for nothing
+    _REFS.write_text("5")
+    return _status("VmRSS")
+
+
+def _peak(device: str) -> int:
+    return torch.cuda.max_memory_allocated() if device != "cpu" else _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+if __name__ == "__main__":
+    main()

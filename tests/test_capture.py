@@ -129,6 +129,15 @@ def test_a_face_off_the_axis_is_turned_against_its_own_ray() -> None:
     assert pose.distance_m == pytest.approx(4.0, rel=1e-4)
 
 
+def test_a_face_square_to_the_camera_has_a_pose() -> None:
+    """OpenCV's IPPE makes no numbers of these."""
+    square = np.array([[0.0, 0], [600, 0], [600, 600], [0, 600]])
+    px = np.array([[14.0, 14], [82, 14], [82, 82], [14, 82]])
+    pose = pose_of(square, px, centre_mm=np.array([300.0, 300.0]), focal_px=300.0, size_px=(128, 96))
+    assert pose.distance_m == pytest.approx(np.hypot(300 * 600 / 68, 16 / 68 * 600) / 1000, rel=1e-3)
+    assert pose.roll_deg == pytest.approx(0, abs=0.01)
+
+
 def test_planes_seen_from_behind_or_collapsed_are_refused() -> None:
     square = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
     with pytest.raises(UserError, match="clockwise"):
@@ -157,7 +166,7 @@ def test_the_crop_is_the_frame_round_the_outline(photographed: tuple[Layout, np.
     ramp = np.dstack([x * 255 / 400, y * 255 / 360, 0 * x]).round().astype(np.uint8)
     scenes = load_scenes("staged:stop", face_mm=SIGN_MM)
     outline = project(torch.tensor(to_px[None]), scenes.faces.outline_mm.double())[0].numpy()
-    seen = cut_out(Photo("ramp", "ramp", ramp, None), fit_plane(*_four(to_px)), scenes, Frame(32, 0.25)).numpy()
+    seen = cut_out(Photo("ramp", "ramp", ramp, None), fit_plane(*_four(to_px)), scenes, Frame(32, 0.25)).picture.numpy()
     low, high = outline.min(0), outline.max(0)
     side = 1.5 * (high - low).max()
     expected = ((low + high) / 2 + side * (np.array([[0.5 / 32], [31.5 / 32]]) - 0.5) - 0.5) / (400, 360)
@@ -304,6 +313,7 @@ def shots(tmp_path: Path) -> dict[str, object]:
         "target": f"python:{tmp_path / 'toy.py'}:make",
         "out": tmp_path / "out",
         "views": 3,
+        "gap": 0,
     }
 
 
@@ -325,7 +335,7 @@ def test_a_run_counts_what_the_target_says(shots: dict[str, object], tmp_path: P
     page = (tmp_path / "out" / "report.html").read_text()
     assert "2 of 4" in page
     assert "notes.txt" in page
-    assert page.count("data:image/jpeg") == 2 * 4
+    assert page.count("data:image/jpeg") == 4
 
 
 def test_an_artwork_changes_what_is_foretold(shots: dict[str, object], tmp_path: Path) -> None:
@@ -350,6 +360,20 @@ def test_a_run_resumes_where_it_stopped(shots: dict[str, object], tmp_path: Path
     assert again == whole
     with pytest.raises(UserError, match="another run"):
         run_capture(CaptureOptions(**shots | {"views": 4}, resume=True), command="", console=Console())
+
+
+def test_a_resumed_run_gives_the_same_gap(shots: dict[str, object], tmp_path: Path) -> None:
+    options = CaptureOptions(**shots | {"gap": 2})
+    whole = run_capture(options, command="", console=Console())
+    path = tmp_path / "out" / "captures.csv"
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"2.png") + 9])
+    again = run_capture(options.model_copy(update={"resume": True}), command="", console=Console())
+    assert whole["gap"]["photographs"] == 2
+    assert again == whole
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Why observed and predicted differ" in page
+    assert 'href="#photo-1"' in page
 
 
 def test_rows_survive_the_table(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from physadv.capture.layout import Layout
+from physadv.capture.measure import Measured, Sight, measure
 from physadv.capture.photos import Photo
 from physadv.capture.pose import Plane, Pose, fit_plane, nominal_focal_px, pose_of
 from physadv.capture.quads import Quad
@@ -28,6 +29,8 @@ from physadv.transforms.world import World
 
 FEWEST_TAGS = 2  # one tag fits any homography exactly, and would be believed wherever it is seen by mistake
 LARGEST_ERROR = 0.05  # of the sign's width: tags further off were printed or mounted elsewhere, or are others
+LARGEST_SIGN = 4.0  # photograph's sides: a sign of that width is known only by what is not in the picture
+MEASURED_PX = 96
 _TURN_DEG, _NEAR, _DISTANCE_M, _FOCAL_PX = 80.0, 1.05, (0.2, 500.0), (50.0, 20000.0)  # what Pinhole takes
 
 
@@ -47,15 +50,32 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the target says of the photograph, whether the goal is reached, and the views foretold that reach it."""
+    """What the target says of the photograph, whether the goal is reached, and the views foretold that reach it.
+
+    right: the answer is the sign's class. measured: its light and blur; None where too little of the face shows.
+    """
 
     name: str
     confidence: float
+    right: bool
     success: bool
     predicted: int
     views: int
     seen: Float[Tensor, "3 h w"]
     foretold: Float[Tensor, "3 h w"]
+    measured: Measured | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A square of the photograph, resized. to_px: surface mm -> its px. scale: its px per px of the photograph."""
+
+    picture: Float[Tensor, "3 h w"]
+    to_px: Float[np.ndarray, "3 3"]
+    scale: float
+
+    def sight(self, scenes: Scenes) -> Sight:
+        return Sight.of(self.picture, self.to_px, self.scale, scenes)
 
 
 def locate(photo: Photo, by: Layout | Quad, scenes: Scenes) -> Sighting:
@@ -81,15 +101,24 @@ def locate(photo: Photo, by: Layout | Quad, scenes: Scenes) -> Sighting:
     return Sighting(plane, pose, photo.focal_px is not None, sign_px, found)
 
 
-def cut_out(photo: Photo, plane: Plane, scenes: Scenes, frame: Frame) -> Float[Tensor, "3 h w"]:
+def cut_out(photo: Photo, plane: Plane, scenes: Scenes, frame: Frame) -> Cut:
     """What the target sees: the square round the outline's box with the frame's context, antialiased.
 
-    UserError: the sign is outside the photograph.
+    UserError: the sign is outside the photograph, or so large that most of it must be.
     """
     outline = _outline_px(plane, scenes)
     (x1, y1), (x2, y2) = outline.min(0).tolist(), outline.max(0).tolist()
+    sides = max(x2 - x1, y2 - y1) / max(photo.pixels.shape[:2])
+    if not sides < LARGEST_SIGN:
+        raise UserError(f"The sign would be {sides:.0f} times as wide as the photograph: check its corners.")
     canvas = crop(photo.pixels, (x1, y1, x2, y2), canvas_px=frame.size_px, margin=frame.context)
-    return image_tensor(Image.fromarray(canvas.pixels))
+    matrix = np.array(canvas.matrix) @ plane.matrix
+    return Cut(image_tensor(Image.fromarray(canvas.pixels)), matrix, canvas.scale)
+
+
+def sight_of(photo: Photo, plane: Plane, scenes: Scenes, frame: Frame) -> Sight:
+    """The crop in which light and blur are measured: the target's, or a coarser one."""
+    return cut_out(photo, plane, scenes, Frame(min(frame.size_px, MEASURED_PX), frame.context)).sight(scenes)
 
 
 def world_at(world: World, pose: Pose, size_mm: Float[Tensor, "2"]) -> World:
@@ -124,15 +153,17 @@ def judge(
     world: World,
     views: int,
     seed: int,
+    paper_mm: tuple[float, ...] | None = None,
 ) -> Answer:
     """The target on the photograph, and on `views` views that the world takes of the staged sign from the same place.
 
     The clean sign is not in the photograph, so success counts whatever the target would say without the artwork, in
     the photograph as in the views.
     """
-    seen = cut_out(photo, sighting.plane, scenes, target.frame).to(target.device)
+    seen = cut_out(photo, sighting.plane, scenes, target.frame).picture.to(target.device)
     there = world_at(world, sighting.pose, scenes.faces.size_mm[0])
-    held_out = HeldOut(target, scenes, there, views, derive(seed, "capture", photo.name))
+    held_out = HeldOut(target, scenes, there, views, seed_of(seed, photo.name))
+    sight = sight_of(photo, sighting.plane, scenes, target.frame)
     with frozen(target.module), torch.no_grad():
         logits = target(seen[None])
         (foretold,) = held_out.answers(artwork)
@@ -141,12 +172,19 @@ def judge(
     return Answer(
         name=target.classes[int(row)],
         confidence=float(confidence),
+        right=int(row) == int(held_out.truth[0]),
         success=bool(objective.success(logits, held_out.truth[:1])),
         predicted=int(objective.success(foretold, held_out.truth).sum()),
         views=views,
         seen=seen.cpu(),
         foretold=first.cpu(),
+        measured=measure(sight, scenes, artwork, paper_mm=paper_mm, place=False),
     )
+
+
+def seed_of(seed: int, name: str) -> int:
+    """Of the views foretold for one photograph."""
+    return derive(seed, "capture", name)
 
 
 def _outline_px(plane: Plane, scenes: Scenes) -> Float[np.ndarray, "k 2"]:

@@ -15,13 +15,19 @@ from physadv.printing import load_sheet
 from physadv.printing.sheet import JSON
 from physadv.threats import Artwork
 
+QUIET = 0.25  # of a tag's side: two modules of eight
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Tags by number: TL, TR, BR, BL of the black square in mm from the top-left corner of the sign's face."""
+    """Tags by number: TL, TR, BR, BL of the black square in mm from the top-left corner of the sign's face.
+
+    paper_mm: xyxy of the sheet that hides the face, where the tags stand on one.
+    """
 
     family: str
     corners_mm: dict[int, Float[np.ndarray, "4 2"]]
+    paper_mm: tuple[float, ...] | None = None
 
 
 def read_layout(path: Path) -> Layout:
@@ -64,7 +70,15 @@ def sheet_layout(folder: Path, artwork: Artwork | None) -> Layout:
         shift = shift + artwork.place_mm[0, :2].numpy()
     tags: Any = sheet.tags or sheet.pages[0].tags
     found = {tag.id: np.array(tag.corners_mm, dtype=float) + shift for tag in tags}
-    return _checked(Layout(tags[0].family if tags else "", found), folder / JSON)
+    paper = _paper(found) if sheet.tags else (*shift, *(shift + sheet.pages[0].size_mm))
+    return _checked(Layout(tags[0].family if tags else "", found, tuple(map(float, paper))), folder / JSON)
+
+
+def _paper(tags: dict[int, Float[np.ndarray, "4 2"]]) -> tuple[float, ...]:
+    """The box round tags on a piece, with the white that is left round them."""
+    corners = np.concatenate([*tags.values()])
+    white = QUIET * np.ptp(next(iter(tags.values())), axis=0)
+    return (*(corners.min(0) - white), *(corners.max(0) + white))
 
 
 def _checked(layout: Layout, path: Path) -> Layout:

@@ -29,12 +29,14 @@ class Photo:
     """A photograph, upright, 8 bit, sRGB. group: what it shares with others (the video of a frame), or its own name.
 
     focal_px: None where neither the file nor the user says it; then no distance follows from it.
+    time_s: of a frame, from the start of its video.
     """
 
     name: str
     group: str
     pixels: UInt8[np.ndarray, "h w 3"]
     focal_px: float | None
+    time_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,15 @@ class Folder:
 
 @dataclass(frozen=True)
 class Video:
-    """Frames of a video file or of a camera (its index); frame i is called `NAME#i`, counted from 0."""
+    """Frames of a video file or of a camera (its index); frame i is called `NAME#i`, counted from 0.
+
+    per_s: frames per second; None where the file does not say it.
+    """
 
     source: Path | int
     frames: int
     focal_px: float | None
+    per_s: float | None = None
 
     def __len__(self) -> int:
         return self.frames
@@ -83,12 +89,14 @@ class Video:
         try:
             for index in range(self.frames):
                 name = f"{self.name}#{index:06d}"
+                if name in done and stream.grab():
+                    continue
                 found, frame = stream.read()
                 if not found:
                     yield Skipped(name, "the video ends here or is damaged; export it again")
                     return
-                if name not in done:
-                    yield Photo(name, self.name, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self.focal_px)
+                time_s = index / self.per_s if self.per_s else None
+                yield Photo(name, self.name, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self.focal_px, time_s)
         finally:
             stream.release()
 
@@ -104,13 +112,12 @@ def open_source(source: str, *, focal_px: float | None, frames: int | None = Non
     """
     path = Path(source)
     if source.isdigit() and not path.exists():
-        _opened(int(source)).release()
-        return Video(int(source), frames or CAMERA_FRAMES, focal_px)
-    if path.is_file() and path.suffix.lower() in VIDEOS:
-        stream = _opened(path)
-        count = int(stream.get(cv2.CAP_PROP_FRAME_COUNT))
+        stream = _opened(int(source))
+        per_s = _per_s(stream)
         stream.release()
-        return Video(path, min(count, frames or count), focal_px)
+        return Video(int(source), frames or CAMERA_FRAMES, focal_px, per_s)
+    if path.is_file() and path.suffix.lower() in VIDEOS:
+        return _video(path, focal_px, frames)
     if frames is not None:
         raise UserError("--frames is for a video or a camera: leave it out.")
     if path.is_file():
@@ -121,6 +128,24 @@ def open_source(source: str, *, focal_px: float | None, frames: int | None = Non
     if not found:
         raise UserError(f"{source} holds no file; give the folder of the photographs.")
     return Folder(tuple(found), focal_px)
+
+
+def _video(path: Path, focal_px: float | None, frames: int | None) -> Video:
+    stream = _opened(path)
+    count, per_s = int(stream.get(cv2.CAP_PROP_FRAME_COUNT)), _per_s(stream)
+    if count <= 0:  # a stream that does not say how long it is
+        count = 0
+        while stream.grab():
+            count += 1
+    stream.release()
+    if not count:
+        raise UserError(f"The video {path} holds no frame that can be decoded; export it again.")
+    return Video(path, min(count, frames or count), focal_px, per_s)
+
+
+def _per_s(stream: cv2.VideoCapture) -> float | None:
+    said = float(stream.get(cv2.CAP_PROP_FPS))
+    return said if math.isfinite(said) and 0.1 < said < 10_000 else None
 
 
 def _opened(source: Path | int) -> cv2.VideoCapture:

@@ -68,12 +68,21 @@ def pose_of(
     camera = np.array([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1.0]])
     board = np.column_stack([points_mm - centre_mm, np.zeros(len(points_mm))])
     seen = np.ascontiguousarray(points_px, dtype=float)
-    _, turns, shifts, errors = cv2.solvePnPGeneric(board, seen, camera, None, flags=cv2.SOLVEPNP_IPPE)
-    if not len(turns):
-        raise UserError("No camera sees the corners where they are: check --focal-px and the corners.")
-    best = int(np.argmin(errors))
-    turn, shift = cv2.solvePnPRefineLM(board, seen, camera, None, turns[best], shifts[best])
+    turn, shift = cv2.solvePnPRefineLM(board, seen, camera, None, *_start(board, seen, camera))
     return _described(cv2.Rodrigues(turn)[0], shift.ravel(), focal_px)
+
+
+def _start(
+    board: Float[np.ndarray, "n 3"], seen: Float[np.ndarray, "n 2"], camera: Float[np.ndarray, "3 3"]
+) -> tuple[Float[np.ndarray, "3 1"], Float[np.ndarray, "3 1"]]:
+    """Rotation and shift of the least error; of planes exactly square to the camera IPPE may make no numbers."""
+    for method in (cv2.SOLVEPNP_IPPE, cv2.SOLVEPNP_SQPNP):
+        _, turns, shifts, errors = cv2.solvePnPGeneric(board, seen, camera, None, flags=method)
+        found = [place for place, error in enumerate(np.ravel(errors)) if np.isfinite(error)] if len(turns) else []
+        if found:
+            best = min(found, key=lambda place: float(np.ravel(errors)[place]))
+            return turns[best], shifts[best]
+    raise UserError("No camera sees the corners where they are: check --focal-px and the corners.")
 
 
 def nominal_focal_px(plane: Plane, size_mm: Float[np.ndarray, "2"]) -> float:

@@ -5,6 +5,10 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
+from physadv.capture.quads import CORNERS
 from physadv.errors import UserError
 
 
@@ -12,8 +16,9 @@ from physadv.errors import UserError
 class Row:
     """What is known of a photograph. Where `skipped` says why there is no answer, the rest is empty.
 
-    found: tags; None for a quad. distance_m: None without a focal length. predicted: of `views` views, those that reach
-    the goal. picture: number of its crop-NNNNNN.jpg.
+    found: tags; None for a quad. distance_m: None without a focal length. stops, blur_px: of capture/measure.py; None
+    where they cannot be told. right: whether the answer is the sign's class. predicted: of `views` views, those that
+    reach the goal. picture: number of its crop-NNNNNN.jpg. time_s: of a frame. x1 to y4: corners of the face, px.
     """
 
     file: str
@@ -26,14 +31,32 @@ class Row:
     yaw_deg: float | None = None
     pitch_deg: float | None = None
     roll_deg: float | None = None
+    stops: float | None = None
+    blur_px: float | None = None
     answer: str | None = None
     confidence: float | None = None
+    right: bool | None = None
     success: bool | None = None
     predicted: int | None = None
     views: int | None = None
     predicted_rate: float | None = None
     picture: int | None = None
+    time_s: float | None = None
+    x1: float | None = None
+    y1: float | None = None
+    x2: float | None = None
+    y2: float | None = None
+    x3: float | None = None
+    y3: float | None = None
+    x4: float | None = None
+    y4: float | None = None
     skipped: str | None = None
+
+    @property
+    def corners_px(self) -> Float[np.ndarray, "4 2"]:
+        """TL TR BR BL, pixel centres at +0.5; NaN where there is no answer."""
+        values = [getattr(self, name) for name in CORNERS]
+        return np.array([np.nan if value is None else value for value in values]).reshape(4, 2)
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -41,18 +64,23 @@ _WHOLE = ("found", "predicted", "views", "picture")
 _TEXT = ("file", "group", "condition", "answer", "skipped")
 
 
-def append(path: Path, row: Row) -> None:
-    """One more line, on the disk before this returns; the first brings the head with it."""
+def append(path: Path, row: Row) -> Row:
+    """One more line, on the disk before this returns; the first brings the head with it.
+
+    Gives the row back as `read` will, so that a run that goes on later makes the same figures of it.
+    """
+    line = [_text(value) for value in asdict(row).values()]
     try:
         with path.open("a", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             if file.tell() == 0:
                 table.writerow(COLUMNS)
-            table.writerow([_text(value) for value in asdict(row).values()])
+            table.writerow(line)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another folder or make room.") from error
+    return _row(line, path)
 
 
 def read(path: Path) -> list[Row]:
@@ -89,6 +117,6 @@ def _value(name: str, text: str) -> str | int | float | bool | None:
         return None
     if name in _TEXT:
         return text
-    if name == "success":
+    if name in ("success", "right"):
         return text == "True"
     return int(text) if name in _WHOLE else float(text)

@@ -115,6 +115,17 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
     return made
 
 
+def epochs(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """Of a training: robust and clean accuracy on what is held out, and the loss, after every epoch."""
+    named = {"robust": "Held out, under a fresh attack, %", "clean": "Held out, without artwork, %"}
+    made = []
+    for name, title in named.items():
+        points = [(float(one["epoch"]), 100 * float(one[name])) for one in history]
+        made.append(_curve(title, points, span=(0.0, 100.0), last=points[-1], unit=" %", of="epoch"))
+    points = [(float(one["epoch"]), float(one["loss"])) for one in history]
+    return [*made, _curve("Loss of the training", points, span=None, last=points[-1], unit="", of="epoch")]
+
+
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Means over equal runs of steps."""
     size = ceil(len(points) / POINTS_SHOWN)
@@ -129,6 +140,7 @@ def _curve(
     span: tuple[float, float] | None,
     last: tuple[float, float],
     unit: str,
+    of: str = "step",
 ) -> Curve:
     """`points` in the frame; `last` is the exact end, which an averaged line lacks."""
     x_end = max(points[-1][0], 1.0)
@@ -143,7 +155,7 @@ def _curve(
         tuple(place(*point) for point in points),
         tuple((place(x, low)[0], f"{x:g}") for x in _ticks(0, x_end, whole=True)),
         tuple((place(0, y)[1], signed(y)) for y in _ticks(low, high)),
-        f"{signed(last[1])}{unit} after step {last[0]:.0f}",
+        f"{signed(last[1])}{unit} after {of} {last[0]:.0f}",
     )
 
 

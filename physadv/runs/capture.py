@@ -4,26 +4,26 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, product
-from math import inf
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from physadv.capture import table
-from physadv.capture.judge import Answer, judge, locate
+from physadv.capture.advice import advice
+from physadv.capture.explain import Case, case_of, chosen, explain
+from physadv.capture.figures import figures
+from physadv.capture.judge import Answer, Sighting, judge, locate
 from physadv.capture.layout import Layout, read_layout, sheet_layout
-from physadv.capture.photos import Photo, Skipped, Source, open_source
-from physadv.capture.quads import Quad, read_quads
+from physadv.capture.photos import Photo, Skipped, Source, Video, open_source
+from physadv.capture.quads import CORNERS, Quad, read_quads
 from physadv.capture.table import Row
+from physadv.capture.track import tracks
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
-from physadv.evaluation import DISTANCES_M, SIZES_PX, YAWS_DEG
 from physadv.files import prepare_folder, read_json, to_pil, write_atomic, write_json
 from physadv.handwork import check_on_face
 from physadv.objectives import Margin, check_goal, parse_goal
@@ -34,15 +34,13 @@ from physadv.runs.attack import versions
 from physadv.runs.shared import check_device
 from physadv.scenes import Scenes
 from physadv.scenes.staged import staged
-from physadv.stats import Rate, cluster_rate, wilson
 from physadv.targets import Classifier, load_target
 from physadv.threats import Artwork, load_artwork
-from physadv.transforms.stages import derive
 from physadv.transforms.world import World, load_world
 
 TABLE, CHECKPOINT = "captures.csv", "checkpoint-capture.json"
 CLEAN = "none"  # in the column `artwork` of the quads
-PICTURE_PX = 160
+PICTURE_PX = 240
 _ELSEWHERE = {"out", "overwrite", "resume"}  # options that change no figure
 
 
@@ -75,21 +73,33 @@ class _Run:
 
     def artwork(self, folder: str | None, scenes: Scenes) -> Artwork | None:
         """What is on the sign. UserError: it cannot be printed on that face."""
-        chosen = folder or (str(self.options.artwork) if self.options.artwork else CLEAN)
-        if chosen not in self._artworks:
+        work = self.work(folder)
+        if work not in self._artworks:
             base = self.options.quads.parent if folder and self.options.quads else Path()
-            loaded = None if chosen == CLEAN else load_artwork(base / chosen)
+            loaded = None if work == CLEAN else load_artwork(base / work)
             if loaded is not None:
-                _check_printed(loaded, chosen)
-            self._artworks[chosen] = loaded and loaded.to(self.options.device)
-        worn = self._artworks[chosen]
+                _check_printed(loaded, work)
+            self._artworks[work] = loaded and loaded.to(self.options.device)
+        worn = self._artworks[work]
         if worn is not None:
             check_on_face(worn, scenes.faces.size_mm)
         return worn
 
+    def work(self, folder: str | None) -> str:
+        """What an artwork is called: its folder, as it was given."""
+        return folder or (str(self.options.artwork) if self.options.artwork else CLEAN)
+
+    def quad(self, name: str) -> Quad | None:
+        """What the table of quads says of a file."""
+        return self.where.get(name) if isinstance(self.where, dict) else None
+
+    @property
+    def paper_mm(self) -> tuple[float, ...] | None:
+        return self.where.paper_mm if isinstance(self.where, Layout) else None
+
 
 def run_capture(options: CaptureOptions, *, command: str, console: Console) -> dict[str, Any]:
-    """Measure, judge and foretell every photograph; writes captures.csv, metrics.json, report.html."""
+    """Measure, judge and foretell every photograph, split the gap; writes captures.csv, metrics.json, report.html."""
     run = _prepare(options)
     if options.resume and not options.out.is_dir():
         raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
@@ -98,13 +108,17 @@ def run_capture(options: CaptureOptions, *, command: str, console: Console) -> d
     done = {row.file for row in rows}
     with console.counting("capture", max(1, len(run.source) - len(done))) as advance:
         for photo in run.source.read(done):
-            row = _row(run, photo, len(rows), out)
-            table.append(out / TABLE, row)
+            row = table.append(out / TABLE, _row(run, photo, len(rows), out))
             rows.append(row)
             if row.skipped:
                 console.say(f"skipped {row.file}: {row.skipped}")
             advance(1)
-    metrics = _metrics(rows, options.seed) | {"run": _description(run, command)}
+    metrics = figures(rows, seed=options.seed) | {
+        "gap": _gap(run, rows, console),
+        "tracks": [track.to_json(speed_kmh=options.speed_kmh) for track in tracks(rows)],
+        "run": _description(run, command),
+    }
+    metrics["advice"] = advice(metrics)
     write_json(out / "metrics.json", metrics)
     write_capture_report(out / "report.html", metrics=metrics, rows=rows, folder=out)
     return metrics
@@ -161,12 +175,13 @@ def _earlier(options: CaptureOptions, out: Path) -> list[Row]:
 def _row(run: _Run, photo: Photo | Skipped, number: int, out: Path) -> Row:
     if isinstance(photo, Skipped):
         return Row(photo.name, photo.name, skipped=photo.reason)
-    by = run.where if isinstance(run.where, Layout) else run.where.get(photo.name)
+    by = run.where if isinstance(run.where, Layout) else run.quad(photo.name)
     if by is None:
         return Row(photo.name, photo.group, skipped=f"{run.options.quads} has no row for it")
     label, folder, condition = (by.label, by.artwork, by.condition) if isinstance(by, Quad) else (None, None, None)
     scenes = run.sign(label or run.options.face)
-    row = Row(photo.name, photo.group, condition=condition)
+    row = Row(photo.name, photo.group, condition=condition, time_s=photo.time_s)
+    photo = _focused(run, photo)
     try:
         sighting = locate(photo, by, scenes)
         answer = judge(
@@ -179,28 +194,82 @@ def _row(run: _Run, photo: Photo | Skipped, number: int, out: Path) -> Row:
             world=run.world,
             views=run.options.views,
             seed=run.options.seed,
+            paper_mm=run.paper_mm,
         )
     except UserError as error:
         return replace(row, skipped=str(error))
     write_atomic(out / f"crop-{number:06d}.jpg", _side_by_side(answer))
-    pose = sighting.pose
+    return _answered(replace(row, picture=number, **_seen(sighting, scenes)), answer)
+
+
+def _focused(run: _Run, photo: Photo) -> Photo:
+    """With the focal length of its row of quads, unless one was given for all; both go before the EXIF."""
+    quad = run.quad(photo.name)
+    said = run.options.focal_px or (quad and quad.focal_px)
+    return replace(photo, focal_px=said) if said else photo
+
+
+def _seen(sighting: Sighting, scenes: Scenes) -> dict[str, Any]:
+    """Where the photograph was taken from, as columns."""
+    pose, size_mm = sighting.pose, scenes.faces.size_mm[scenes.face[0]].double().cpu().numpy()
+    corners = sighting.plane.project(size_mm * [[0, 0], [1, 0], [1, 1], [0, 1]])
+    return dict(zip(CORNERS, corners.ravel().tolist(), strict=True)) | {
+        "found": sighting.found,
+        "error_px": None if sighting.found is None else sighting.plane.error_px,  # four corners fit exactly
+        "sign_px": sighting.sign_px,
+        "distance_m": pose.distance_m if sighting.measured else None,
+        "yaw_deg": pose.yaw_deg,
+        "pitch_deg": pose.pitch_deg,
+        "roll_deg": pose.roll_deg,
+    }
+
+
+def _answered(row: Row, answer: Answer) -> Row:
+    measured = answer.measured
     return replace(
         row,
-        found=sighting.found,
-        error_px=None if sighting.found is None else sighting.plane.error_px,  # four corners fit exactly
-        sign_px=sighting.sign_px,
-        distance_m=pose.distance_m if sighting.measured else None,
-        yaw_deg=pose.yaw_deg,
-        pitch_deg=pose.pitch_deg,
-        roll_deg=pose.roll_deg,
+        stops=None if measured is None else measured.light.stops,
+        blur_px=None if measured is None else measured.blur_px,
         answer=answer.name,
         confidence=answer.confidence,
+        right=answer.right,
         success=answer.success,
         predicted=answer.predicted,
         views=answer.views,
         predicted_rate=answer.predicted / answer.views,
-        picture=number,
     )
+
+
+def _gap(run: _Run, rows: Sequence[Row], console: Console) -> dict[str, Any] | None:
+    """Some photographs again, spread over all; a camera's are gone."""
+    wanted = {row.file: row for row in chosen(rows, run.options.gap)}
+    if not wanted or (isinstance(run.source, Video) and isinstance(run.source.source, int)):
+        return None
+    cases = []
+    with console.counting("gap by stage", 2 * len(wanted)) as advance:
+        for photo in run.source.read({row.file for row in rows} - wanted.keys()):
+            if isinstance(photo, Photo) and photo.name in wanted:
+                case = _case(run, _focused(run, photo), wanted[photo.name])
+                cases += [case] if case else []
+                advance(1)
+        return explain(
+            cases,
+            target=run.target,
+            objective=run.objective,
+            world=run.world,
+            views=run.options.views,
+            seed=run.options.seed,
+            advance=advance,
+        )
+
+
+def _case(run: _Run, photo: Photo, row: Row) -> Case | None:
+    quad = run.quad(photo.name)
+    scenes = run.sign((quad and quad.label) or run.options.face)
+    folder = quad.artwork if quad else None
+    artwork = run.artwork(folder, scenes)
+    work = None if artwork is None else run.work(folder)
+    return case_of(photo, row, scenes=scenes, artwork=artwork, work=work, target=run.target, paper_mm=run.paper_mm)
 
 
 def _side_by_side(answer: Answer) -> bytes:
@@ -214,48 +283,6 @@ def _side_by_side(answer: Answer) -> bytes:
 
 def _enlarged(picture: Float[Tensor, "3 h w"]) -> Image.Image:
     return to_pil(picture).resize((PICTURE_PX, PICTURE_PX), Image.Resampling.BICUBIC)
-
-
-def _metrics(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    judged = [row for row in rows if row.skipped is None]
-    names = sorted({row.condition for row in judged if row.condition})
-    conditions = {name: _both([row for row in judged if row.condition == name], seed) for name in names}
-    return {
-        "photographs": {"judged": len(judged), "skipped": len(rows) - len(judged)},
-        **_both(judged, seed),
-        "cells": _cells(judged, seed),
-        "conditions": conditions,
-        "skipped": [{"file": row.file, "reason": row.skipped} for row in rows if row.skipped is not None],
-    }
-
-
-def _both(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """Observed: Wilson, or a cluster bootstrap where frames share a video. Predicted: clustered by photograph."""
-    won = torch.tensor([bool(row.success) for row in rows], dtype=torch.bool)
-    groups = [row.group for row in rows]
-    alone = len(set(groups)) == len(groups)
-    seed = derive(seed, "bootstrap")
-    observed = wilson(int(won.sum()), len(won)) if alone else cluster_rate(won, groups, seed=seed)
-    return {"observed": observed.to_json(), "predicted": _predicted(rows, seed).to_json()}
-
-
-def _predicted(rows: Sequence[Row], seed: int) -> Rate:
-    pairs = [(row.group, (row.predicted or 0) > view) for row in rows for view in range(row.views or 0)]
-    won = torch.tensor([reached for _, reached in pairs], dtype=torch.bool)
-    return cluster_rate(won, [group for group, _ in pairs], seed=seed)
-
-
-def _cells(rows: Sequence[Row], seed: int) -> list[dict[str, Any]]:
-    """Distance in m, where every photograph has one (else the sign's width in px), by yaw; empty cells left out."""
-    metres = all(row.distance_m is not None for row in rows)
-    name, edges = ("distance_m", DISTANCES_M) if metres else ("sign_px", SIZES_PX)
-    cells = []
-    for (low, high), (start, end) in product(pairwise(edges), pairwise(YAWS_DEG)):
-        some = [row for row in rows if low <= getattr(row, name) < high and start <= abs(row.yaw_deg or 0.0) < end]
-        if some:
-            spans = {name: [low, None if high == inf else high], "yaw_deg": [start, None if end == inf else end]}
-            cells.append(spans | _both(some, seed))
-    return cells
 
 
 def _description(run: _Run, command: str) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""Rates of a capture: all photographs, by distance, angle and light, by condition."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, product
+from math import inf
+from typing import Any
+
+import torch
+
+from physadv.capture.table import Row
+from physadv.evaluation import DISTANCES_M, SIZES_PX, YAWS_DEG
+from physadv.stats import Rate, cluster_rate, wilson
+from physadv.transforms.stages import derive
+
+# What white shows, in stops below the end of the scale: below −2.5 it is under 118 of 255, above −0.5 over 219.
+LIGHTS = {"dark": (-inf, -2.5), "normal": (-2.5, -0.5), "bright": (-0.5, inf)}
+UNKNOWN = "unknown"
+
+Rates = dict[str, Any]
+
+
+def figures(rows: Sequence[Row], *, seed: int) -> dict[str, Any]:
+    """`photographs`, `observed`, `predicted`, `by`, `cells`, `conditions`, `skipped` of metrics.json."""
+    judged = [row for row in rows if row.skipped is None]
+    names = sorted({row.condition for row in judged if row.condition})
+    return {
+        "photographs": {"judged": len(judged), "skipped": len(rows) - len(judged)},
+        **both(judged, seed=seed),
+        "by": {name: list(_parts(judged, split, seed)) for name, split in _splits(judged).items()},
+        "cells": cells(judged, seed=seed),
+        "conditions": {name: both([r for r in judged if r.condition == name], seed=seed) for name in names},
+        "skipped": [{"file": row.file, "reason": row.skipped} for row in rows if row.skipped is not None],
+    }
+
+
+def light_of(row: Row) -> str:
+    """dark, normal or bright, by what the sign's white shows; unknown where too little of the face is free."""
+    if row.stops is None:
+        return UNKNOWN
+    return next(name for name, (low, high) in LIGHTS.items() if low <= row.stops < high)
+
+
+def both(rows: Sequence[Row], *, seed: int) -> Rates:
+    """Observed: Wilson, or a cluster bootstrap where frames share a video. Predicted: clustered by photograph."""
+    won = torch.tensor([bool(row.success) for row in rows], dtype=torch.bool)
+    groups = [row.group for row in rows]
+    alone = len(set(groups)) == len(groups)
+    seed = derive(seed, "bootstrap")
+    observed = wilson(int(won.sum()), len(won)) if alone else cluster_rate(won, groups, seed=seed)
+    return {"observed": observed.to_json(), "predicted": _predicted(rows, seed).to_json()}
+
+
+def _predicted(rows: Sequence[Row], seed: int) -> Rate:
+    pairs = [(row.group, (row.predicted or 0) > view) for row in rows for view in range(row.views or 0)]
+    won = torch.tensor([reached for _, reached in pairs], dtype=torch.bool)
+    return cluster_rate(won, [group for group, _ in pairs], seed=seed)
+
+
+def cells(rows: Sequence[Row], *, seed: int) -> list[Rates]:
+    """Distance (in m where every photograph has one, else the sign's width in px) × yaw × light; no empty ones."""
+    splits = _splits(rows)
+    found = []
+    for parts in product(*splits.values()):
+        some = [row for row in rows if all(holds(row) for _, holds in parts)]
+        if some:
+            spans = {name: span for name, (span, _) in zip(splits, parts, strict=True)}
+            found.append(spans | both(some, seed=seed))
+    return found
+
+
+Part = tuple[Any, Callable[[Row], bool]]
+
+
+def _splits(rows: Sequence[Row]) -> dict[str, list[Part]]:
+    """The three ways that photographs are sorted: what a part is called in json, and what is in it."""
+    metres = all(row.distance_m is not None for row in rows)
+    name, edges = ("distance_m", DISTANCES_M) if metres else ("sign_px", SIZES_PX)
+    return {
+        name: [_between(name, *ends) for ends in pairwise(edges)],
+        "yaw_deg": [_between("yaw_deg", *ends) for ends in pairwise(YAWS_DEG)],
+        "light": [_lit(name) for name in (*LIGHTS, UNKNOWN)],
+    }
+
+
+def _between(name: str, low: float, high: float) -> Part:
+    return [low, None if high == inf else high], lambda row: low <= abs(getattr(row, name) or 0.0) < high
+
+
+def _lit(light: str) -> Part:
+    return light, lambda row: light_of(row) == light
+
+
+def _parts(rows: Sequence[Row], parts: Sequence[Part], seed: int) -> Iterator[Rates]:
+    """Rates of one way alone; `where` is the span or the name."""
+    for where, holds in parts:
+        some = [row for row in rows if holds(row)]
+        if some:
+            yield {"where": where} | both(some, seed=seed)

@@ -26,12 +26,12 @@ def noise(reading: Reading) -> tuple[float, float]:
     shot = read2 = 0.0
     for _ in range(5):
         weight = 1 / np.maximum(fitted, 1e-9)
-        shot, read2 = _non_negative(terms * weight[:, None], variance * weight)
+        shot, read2 = non_negative(terms * weight[:, None], variance * weight)
         fitted = shot * light + read2
     return shot, float(np.sqrt(read2))
 
 
-def _non_negative(terms: Float[np.ndarray, "n 2"], right: Float[np.ndarray, " n"]) -> tuple[float, float]:
+def non_negative(terms: Float[np.ndarray, "n 2"], right: Float[np.ndarray, " n"]) -> tuple[float, float]:
     """Least squares of two coefficients that are not below zero."""
     both = np.linalg.lstsq(terms, right, rcond=None)[0]
     if (both >= 0).all():

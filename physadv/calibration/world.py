@@ -71,7 +71,7 @@ def fit_world(profile: Profile, base: World, *, name: str) -> tuple[World, InkFi
         measured += _light(base.components[0], lights_of(profile.shots))
     where = f"{len(profile.shots)} photographs of {profile.fitted_on.get('chart', 'a chart')}"
     note = f"{base.name} with printer, light and camera of {where}."
-    return World(name, (_replaced(base.components[0], measured),), note), fit
+    return World(name, (replaced(base.components[0], measured),), note), fit
 
 
 def lights_of(shots: Sequence[Shot]) -> Lights:
@@ -82,14 +82,14 @@ def lights_of(shots: Sequence[Shot]) -> Lights:
     """
     paper = np.stack([shot.paper for shot in shots])
     light = np.maximum(paper @ _LUMINANCE, 1e-6)
-    kelvin, rest = _temperatures(paper / light[:, None])
+    kelvin, rest = temperatures(paper / light[:, None])
     veil = np.array([shot.camera.offset @ _LUMINANCE for shot in shots]) / light
     saturation = np.array([_saturation(shot) for shot in shots])
     balance = float(np.sqrt(3 * (rest**2).mean()))
     return Lights(np.log2(light / _PAPER), kelvin, balance, saturation, np.clip(veil, 0, 0.5))
 
 
-def _temperatures(tint: Float[np.ndarray, "k 3"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 3"]]:
+def temperatures(tint: Float[np.ndarray, "k 3"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 3"]]:
     """Kelvin of the nearest black body, and what it leaves, in stops per channel."""
     bodies = planckian_gain(torch.from_numpy(_KELVIN).float()).numpy().astype(float)
     apart = np.log2(np.maximum(tint, 1e-6))[:, None] - np.log2(bodies)[None]
@@ -180,7 +180,7 @@ def span(values: Float[np.ndarray, " k"], limits: Range) -> Range:
     return round(float(ends[0]), 5), round(float(ends[1]), 5)
 
 
-def _replaced(base: Stages, measured: Sequence[Any]) -> Stages:
+def replaced(base: Stages, measured: Sequence[Any]) -> Stages:
     """The base's stages with these transforms in place of those of their family, each in its physical order."""
     stages = {}
     for stage, families in FAMILIES.items():
@@ -193,6 +193,14 @@ def _replaced(base: Stages, measured: Sequence[Any]) -> Stages:
 def world_yaml(world: World) -> bytes:
     """A file that `--world` takes and that gives the same world again."""
     content: dict[str, Any] = {"name": world.name, "note": world.note}
+    stages = [_written(component) for component in world.components]
+    content |= stages[0] if len(stages) == 1 else {"mixture": stages}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return text.encode()
+
+
+def _written(component: Stages) -> dict[str, Any]:
+    content: dict[str, Any] = {}
     for stage, families in FAMILIES.items():
         names = {family: key for key, family in families.items()}
         content[stage] = {
@@ -200,7 +208,6 @@ def world_yaml(world: World) -> bytes:
                 key: list(value) if isinstance(value, tuple) else value
                 for key, value in asdict(cast(Any, transform)).items()
             }
-            for transform in getattr(world.components[0], stage)
+            for transform in getattr(component, stage)
         }
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    return text.encode()
+    return content

@@ -1,4 +1,4 @@
-"""`physadv calibrate`: photographs of a colour chart -> a profile; `physadv worlds fit`: a profile -> a world."""
+"""`physadv calibrate`: photographs of a colour chart -> a profile."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +9,16 @@ from jaxtyping import Float, UInt8
 
 from physadv.calibration.chart import Chart, load_chart, read_chart
 from physadv.calibration.locate import BESIDE, Sheet, Table
-from physadv.calibration.profile import PROFILE, Measured, Profile, calibrate, load_profile
+from physadv.calibration.profile import PROFILE, Measured, Profile, calibrate
 from physadv.calibration.sensor import blur_px
-from physadv.calibration.world import InkFit, fit_world, lights_of, span, world_yaml
+from physadv.calibration.world import lights_of, span
 from physadv.capture.photos import Photo, Skipped, open_source
 from physadv.config import CalibrateOptions
 from physadv.console import Console
 from physadv.errors import UserError
-from physadv.files import RUN, prepare_folder, sha256, write_atomic, write_json
-from physadv.handwork import check_free
+from physadv.files import RUN, prepare_folder, sha256, write_json
 from physadv.report.calibrate import write_calibration_report
 from physadv.runs.attack import versions
-from physadv.transforms.world import World, load_world
 
 
 def run_calibrate(options: CalibrateOptions, *, command: str, console: Console) -> dict[str, Any]:
@@ -105,11 +103,3 @@ def _described(options: CalibrateOptions, command: str) -> Mapping[str, Any]:
     assert options.chart is not None
     config = {key: str(value) if isinstance(value, Path) else value for key, value in options.model_dump().items()}
     return {"command": command, "config": config, "chart_hash": sha256(options.chart)[:16], "versions": versions()}
-
-
-def run_fit_world(profile: Path, out: Path, *, base: str, overwrite: bool) -> tuple[World, InkFit]:
-    """Writes the world file. UserError: no profile, no such base, or the file is there already."""
-    check_free(out, ".yaml", overwrite=overwrite)
-    world, fit = fit_world(load_profile(profile), load_world(base), name=out.stem)
-    write_atomic(out, world_yaml(world))
-    return load_world(str(out)), fit

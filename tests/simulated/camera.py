@@ -185,28 +185,49 @@ def photograph(
     background: UInt8[np.ndarray, "_ _ 3"],
     *,
     rng: np.random.Generator,
+    margin_px: int | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """What the camera makes of the thing, or of the background alone, before it is written as JPEG."""
+    """What the camera makes of the thing, or of the background alone, before it is written as JPEG.
+
+    margin_px: only so much round the thing is developed, the rest of the frame is grey; a small thing takes a tenth of
+    the time.
+    """
     lamp = light.sun * planck(light.sun_kelvin) + (1 - light.sun) * planck(light.sky_kelvin)
     white = lamp @ camera.sensitivity
     matrix = colour_matrix(camera)
-    raw = np.maximum(cv2.transform(_backdrop(background, camera), np.linalg.inv(matrix)), 0)
+    view = None if surface is None else View(camera, pose, surface.size_mm)
+    part = np.s_[:, :] if view is None or margin_px is None else _part(view, margin_px)
+    raw = np.maximum(cv2.transform(_backdrop(background, camera, part), np.linalg.inv(matrix)), 0)
     kernel = _kernel(camera, rng)
-    if surface is not None:
-        _lay_in(raw, surface, View(camera, pose, surface.size_mm), light, lamp, kernel)
-    raw *= _vignette(camera)[..., None]
+    if surface is not None and view is not None:
+        _lay_in(raw, surface, view, light, lamp, kernel, (part[1].start or 0, part[0].start or 0))
+    raw *= _vignette(camera)[part][..., None]
     balance = 2 ** rng.normal(0, camera.cast, 3)
     mosaic = _sensed(raw, light.exposure * white / white.max(), camera, rng)
     colours = cv2.cvtColor(mosaic, cv2.COLOR_BAYER_RGGB2RGB_EA).astype(np.float32)
-    return _developed(cv2.transform(colours, matrix * (white.max() / white * balance / balance[1] / 65535)), camera)
+    shown = _developed(cv2.transform(colours, matrix * (white.max() / white * balance / balance[1] / 65535)), camera)
+    if margin_px is None:
+        return shown
+    frame = np.full((*camera.size_px[::-1], 3), 128, np.uint8)
+    frame[part] = shown
+    return frame
 
 
-def _backdrop(background: UInt8[np.ndarray, "_ _ 3"], camera: Camera) -> Float32[np.ndarray, "h w 3"]:
-    """A picture, cut and enlarged to the frame, in linear light."""
+def _part(view: "View", margin_px: int) -> tuple[slice, slice]:
+    """Rows and columns round the thing, from even numbers on, so that the mosaic stays as it is."""
+    low = np.maximum(view.outline_px.min(0) - margin_px, 0).astype(int) // 2 * 2
+    high = np.minimum(view.outline_px.max(0) + margin_px, view.camera.size_px).astype(int) // 2 * 2
+    return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def _backdrop(
+    background: UInt8[np.ndarray, "_ _ 3"], camera: Camera, part: tuple[slice, ...]
+) -> Float32[np.ndarray, "h w 3"]:
+    """A part of a picture that is cut and enlarged to the frame, in linear light."""
     width, height = camera.size_px
     scale = max(width / background.shape[1], height / background.shape[0])
     large = cv2.resize(background, None, fx=scale * 1.001, fy=scale * 1.001, interpolation=cv2.INTER_CUBIC)
-    return decoded(np.arange(256) / 255).astype(np.float32)[large[:height, :width]]
+    return decoded(np.arange(256) / 255).astype(np.float32)[large[:height, :width][part]]
 
 
 def _kernel(camera: Camera, rng: np.random.Generator) -> Float32[np.ndarray, "k k"]:
@@ -227,11 +248,13 @@ def _lay_in(
     light: Light,
     lamp: Float[np.ndarray, "16"],
     kernel: Float32[np.ndarray, "k k"],
+    origin: tuple[int, int],
 ) -> None:
-    """The thing over the background: 4 x 4 samples a pixel, blurred together with its outline."""
+    """The thing over the background: 4 x 4 samples a pixel, blurred together with its outline. origin: of `raw`."""
     outline = view.outline_px
-    low = np.maximum(np.floor(outline.min(0)).astype(int) - EDGE_PX, 0)
-    cells = -(-(np.minimum(np.ceil(outline.max(0)).astype(int) + EDGE_PX, view.camera.size_px) - low) // CELL_PX)
+    low = np.maximum(np.floor(outline.min(0)).astype(int) - EDGE_PX, origin)
+    end = np.minimum(np.add(origin, raw.shape[1::-1]), view.camera.size_px)
+    cells = -(-(np.minimum(np.ceil(outline.max(0)).astype(int) + EDGE_PX, end) - low) // CELL_PX)
     grid = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in cells)), -1) * CELL_PX + low
     there = view.back(grid.reshape(-1, 2)).reshape(grid.shape).astype(np.float32)
     there = cv2.resize(there, None, fx=CELL_PX * FINE, fy=CELL_PX * FINE, interpolation=cv2.INTER_LINEAR)
@@ -240,7 +263,8 @@ def _lay_in(
     at = there * scale - np.float32(0.5)
     fine = cv2.remap(picture, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     seen = cv2.resize(cv2.filter2D(fine, -1, kernel), None, fx=1 / FINE, fy=1 / FINE, interpolation=cv2.INTER_AREA)
-    window = raw[low[1] : low[1] + len(seen), low[0] : low[0] + seen.shape[1]]
+    left, top = low - origin
+    window = raw[top : top + len(seen), left : left + seen.shape[1]]
     seen = seen[: window.shape[0], : window.shape[1]]
     window *= 1 - seen[..., 3:]
     window += seen[..., :3]
@@ -270,6 +294,7 @@ def _extent_px(view: View) -> Float[np.ndarray, "2"]:
     return 8 * np.array([np.linalg.norm(np.diff(seen, axis=axis), axis=-1).max() for axis in (1, 0)])
 
 
+@cache
 def _vignette(camera: Camera) -> Float32[np.ndarray, "h w"]:
     width, height = camera.size_px
     across, down = (np.arange(width) + 0.5) / width - 0.5, ((np.arange(height) + 0.5) / height - 0.5)[:, None]

@@ -14,13 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from physadv import __version__
+from physadv.calibration.compare import STATISTICS
 from physadv.config import (
     ARGUMENT,
     AttackOptions,
     AuditOptions,
+    BenchOptions,
     CalibrateOptions,
     CaptureOptions,
     EvaluateOptions,
+    HardenOptions,
     Options,
     SamplesOptions,
     ScanOptions,
@@ -32,9 +35,12 @@ from physadv.defences import list_defences
 from physadv.errors import UserError
 from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_chart, print_sheet
 from physadv.report import compare_reports
+from physadv.report.bench import HEAD, peer_rows
+from physadv.report.bench import rows as bench_rows
 from physadv.report.calibrate import error_rows
 from physadv.report.capture import where
 from physadv.report.detection_plots import precision_rows
+from physadv.report.harden import demo_headline, harden_tables
 from physadv.report.headline import closest_words, remarks
 from physadv.report.heatmap import candidate, points
 from physadv.report.samples import data_remarks, sample_tables
@@ -42,15 +48,19 @@ from physadv.report.words import rightly
 from physadv.runs import (
     run_attack,
     run_audit,
+    run_bench,
     run_calibrate,
     run_capture,
     run_demo,
     run_evaluate,
     run_fit_world,
+    run_harden,
     run_samples,
     run_scan,
+    run_sweep,
     run_train,
 )
+from physadv.runs.fit_world import KnownSign
 from physadv.targets import list_targets
 from physadv.threats import list_threats
 from physadv.transforms.world import DIGITAL, load_world, world_names
@@ -177,6 +187,28 @@ def train(options: TrainOptions) -> None:
     out.print(f"weights are in {options.out}; use them with --target safetensors:{options.out}")
 
 
+@command(HardenOptions)
+def harden(options: HardenOptions) -> None:
+    """Train a target against the attack itself, and say what that bought: before and after, under fresh attacks."""
+    with Console() as console:
+        if options.submit or options.sweep:
+            _swept(run_sweep(options, command=_command(), console=console), options.out)
+            return
+        metrics = run_harden(options, command=_command(), console=console)
+    if not metrics:
+        return
+    for head, rows in harden_tables(metrics):
+        _table(head, rows)
+    out.print(metrics["headline"])
+    out.print(f"{metrics['load']} metrics.json, card.md and report.html are in {options.out}")
+
+
+def _swept(sweep: dict[str, Any], folder: Path) -> None:
+    """What came of each training of a sweep."""
+    _table(("training", ""), [(one["name"], one.get("headline") or one["error"]) for one in sweep["trainings"]])
+    out.print(f"each has its folder in {folder}, with weights and report.html; sweep.json lists them")
+
+
 @command(CaptureOptions)
 def capture(options: CaptureOptions) -> None:
     """Judge photographs of the printed thing: where the camera stood, what the target says, what was foretold."""
@@ -186,6 +218,8 @@ def capture(options: CaptureOptions) -> None:
     rows += [(where(one), _percent(one["observed"]), _percent(one["predicted"])) for one in metrics["cells"]]
     _table(("photographs", "goal reached, observed [95 %]", "predicted [95 %]"), rows)
     judged, skipped = metrics["photographs"].values()
+    for number, sentence in enumerate(metrics["advice"], 1):
+        out.print(f"{number}. {sentence}", highlight=False, markup=False)
     out.print(f"{judged} judged, {skipped} not; captures.csv, metrics.json and report.html are in {options.out}")
 
 
@@ -202,6 +236,18 @@ def samples(options: SamplesOptions) -> None:
     out.print(f"metrics.json, samples.png and report.html are in {options.out}")
 
 
+@command(BenchOptions)
+def bench(options: BenchOptions) -> None:
+    """What a step of the attack costs beside the bare model's on this machine, and the peers' that are installed."""
+    with Console() as console:
+        metrics = run_bench(options, command=_command(), console=console)
+    _table(HEAD, bench_rows(metrics))
+    if metrics["peers"] or metrics["absent"]:
+        _table(("peer", "ratio to the bare step"), peer_rows(metrics))
+    out.print(metrics["headline"])
+    out.print(f"bench.json, bench.png and report.html are in {options.out}")
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")] = Path(
@@ -211,10 +257,13 @@ def demo(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
 ) -> None:
-    """Attack, judge and print on shipped signs and the shipped victim: a true answer in three minutes."""
+    """Attack, judge, print and harden on shipped signs and the shipped victim: a true answer in three minutes."""
     with Console() as console:
-        _show(run_demo(folder, seed=seed, device=device, overwrite=overwrite, command=_command(), console=console))
+        metrics = run_demo(folder, seed=seed, device=device, overwrite=overwrite, command=_command(), console=console)
+    _show(metrics)
+    out.print(demo_headline(metrics))
     out.print(f"open {folder / 'report.html'}; print {folder / 'sheet.pdf'}")
+    out.print(f"the hardened model: --target safetensors:{folder / 'hardened'}; the attack on it: {folder / 'again'}")
 
 
 @app.command()
@@ -359,16 +408,29 @@ def show_world(
 
 @worlds_app.command("fit")
 def fit_world(
-    profile: Annotated[Path, typer.Option(help="Folder of profile.json, from physadv calibrate.")],
+    profile: Annotated[Path | None, typer.Option(help="Folder of profile.json, from physadv calibrate.")] = None,
+    photos: Annotated[list[Path] | None, typer.Option(help="Photographs of a known sign; repeat for several.")] = None,
     output: Annotated[Path, typer.Option("--out", help="The world file to write.")] = Path("my-world.yaml"),
-    base: Annotated[str, typer.Option(help="The world that says what a chart does not, as poses.")] = "drive-by",
+    base: Annotated[str, typer.Option(help="The world that says what is not measured, as poses.")] = "drive-by",
+    face: Annotated[str, typer.Option(help="The sign in --photos: a drawn one, or FACE.png.")] = "stop",
+    face_mm: Annotated[float | None, typer.Option(help="Width of its face in mm.")] = None,
+    label: Annotated[str | None, typer.Option(help="Class of FACE.png.")] = None,
+    artwork: Annotated[Path | None, typer.Option(help="Folder of the artwork that is on it.")] = None,
+    tags: Annotated[Path | None, typer.Option(help="YAML or JSON of tags round the sign.")] = None,
+    quads: Annotated[Path | None, typer.Option(help="CSV or JSONL of the face's corners in px.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """Make a world of a measured printer, light and camera."""
-    world, fit = run_fit_world(profile, output, base=base, overwrite=overwrite)
-    rows = [("no printer at all", fit.plain), ("the printer of this world", fit.error), ("its kind at best", fit.free)]
-    _table(("colours of the print by", "mean CIEDE2000"), [(name, f"{error:.1f}") for name, error in rows])
-    out.print(f"wrote {output} ({world.hash}); attack in it with --world {output}")
+    """Make a world of a measured printer (--profile), of photographs of a sign (--photos), or of both."""
+    sign = KnownSign(face, label, face_mm, artwork, tags, quads)
+    with Console() as console:
+        fit = run_fit_world(profile, output, base=base, overwrite=overwrite, photos=photos, sign=sign, console=console)
+    if fit.ink is not None:
+        shown = ("no printer at all", fit.ink.plain), ("this world", fit.ink.error), ("its kind at best", fit.ink.free)
+        _table(("colours of the print by", "mean CIEDE2000"), [(name, f"{error:.1f}") for name, error in shown])
+    if fit.halves is not None:
+        rows = [(name, f"{one.p:.3f}", *(f"{p:.3f}" for p in one.ks.values())) for name, one in fit.halves.rows()]
+        _table(("half of the photographs judges; p of", "all together", *STATISTICS), rows)
+    out.print(f"wrote {output} ({fit.world.hash}); attack in it with --world {output}")
 
 
 def _show(metrics: dict[str, Any]) -> None:

@@ -139,9 +139,11 @@ def attack_each(
     how: dict[str, Any] = {"world": world, "settings": settings, "report": report}
     parts = []
     for rows in torch.arange(len(scenes)).split(settings.batch):
-        some, said = (scenes.take(rows), threat.take(rows)), derive(seed, "scenes", int(rows[0]))
-        sought = isinstance(threat, Sought)
-        parts.append((_attack_placed if sought else attack)(target, *some, seed=said, **how))  # type: ignore[operator]
+        some, there, said = scenes.take(rows), threat.take(rows), derive(seed, "scenes", int(rows[0]))
+        if isinstance(there, Sought):
+            parts.append(_attack_placed(target, some, there, seed=said, **how))
+        else:
+            parts.append(attack(target, some, there, seed=said, **how))
     return _joined(parts, threat)
 
 

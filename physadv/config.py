@@ -1,5 +1,6 @@
 """One model per command: the same fields make its command-line options, its YAML file and its defaults."""
 
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ from physadv.attacks import Settings
 from physadv.audit.effort import Effort
 from physadv.detection_training import DetectorRecipe
 from physadv.errors import UserError
+from physadv.harden.mixture import split_threats
+from physadv.harden.recipe import RECIPES, Plan, parse_recipe
+from physadv.harden.trials import Tries
 from physadv.training import Recipe
 
 ARGUMENT: dict[str, Any] = {"argument": True}  # given on the command line without its name
@@ -18,6 +22,10 @@ DEFAULTS = Settings()
 EFFORT = Effort()
 RECIPE = Recipe()
 DETECTOR_RECIPE = DetectorRecipe()
+PLAN = Plan()
+TRIED = Tries()
+THREAT = "patch:10%@worst"
+QUICK: dict[str, Any] = {"epochs": 1, "judge_limit": 40, "judge_steps": 20, "judge_restarts": 1}
 
 
 class Options(BaseModel):
@@ -195,6 +203,73 @@ class TrainOptions(SceneOptions):
     resume: bool = Field(False, description="Detectors: continue from the checkpoint in --out.")
 
 
+class HardenOptions(SceneOptions):
+    """Train a target against the attack itself."""
+
+    target: str = Field(
+        "builtin:gtsrb", description="What to harden: builtin:NAME, safetensors:DIR or python:FILE.py:FACTORY."
+    )
+    scenes: str = Field("staged:all", description="Photographs to train on: gtsrb:DIR ...; of detectors coco:FILE ...")
+    staged: str | None = Field("staged:all", description="Faces to stage beside the photographs ('none' for none).")
+    threat: list[str] | None = Field(
+        None,
+        description=f"What to resist; repeat it, or join by +, for a mixture (default: {THREAT}).",
+    )
+    mask: str | None = Field(None, description="stickers: two-bars, rp2, or a PNG that is white where stickers go.")
+    palette: str | None = Field(None, description="any, bw (black and white), printable.")
+    resolution_px: int = Field(16, ge=2, le=256, description="Pixels along the longer side of artworks in training.")
+    world: str = Field("digital+drive-by", description="The worlds that training sees, joined by +.")
+    recipe: str = Field(PLAN.recipe.name, description=f"How to train: {', '.join(RECIPES)} (docs/hardening.md).")
+    epochs: int = Field(PLAN.epochs, ge=1, description="Passes over the photographs.")
+    batch: int = Field(PLAN.batch, ge=1, description=f"Images per step, a multiple of {PLAN.shard}.")
+    learning_rate: float = Field(PLAN.learning_rate, gt=0, description="Peak of the cosine schedule.")
+    attacked: float = Field(PLAN.attacked, description="Share of the images that carry an artwork.")
+    beta: float = Field(PLAN.beta, ge=0, description="trades: weight of the divergence from the clean answer.")
+    awp: float = Field(PLAN.awp, ge=0, lt=1, description="Adversarial weight perturbation, 0.005 or so; 0: none.")
+    frozen_norm: bool = Field(PLAN.frozen_norm, description="Batch normalisation keeps its statistics.")
+    patience: int = Field(PLAN.patience, ge=0, description="Epochs without a better held-out figure; 0: never early.")
+    from_scratch: bool = Field(False, description="Begin with new weights of the same architecture.")
+    inner_steps: int | None = Field(None, ge=1, description="Steps of each inner search, instead of the recipe's.")
+    candidates: int | None = Field(None, ge=1, description="@worst: places tried per image, instead of the recipe's.")
+    unlabelled: str | None = Field(None, description="Photographs whose labels are not used: semi-supervision.")
+    variant: str = Field("rst", description="--unlabelled: rst, uat-ft, uat-ot or uat++ (docs/hardening.md).")
+    unlabelled_weight: float = Field(0.5, gt=0, le=1, description="--unlabelled: of these losses beside the others'.")
+    judge: str | None = Field(None, description="Scenes to judge on, never trained on (default: the held-out tracks).")
+    judge_limit: int = Field(300, ge=0, description="Scenes that judge, the tracks taking turns; 0: all.")
+    judge_steps: int = Field(TRIED.steps, ge=1, description="Steps of the attacks that judge.")
+    judge_restarts: int = Field(TRIED.restarts, ge=1, description="Their starts, each at another worst place.")
+    beside: list[str] | None = Field(
+        None, description="Another hardened target in the matrix of sizes; repeat it for several."
+    )
+    audit: bool = Field(False, description="Audit the hardened model, too: robust, or masked gradients?")
+    tensorboard: bool = Field(False, description="Write events for TensorBoard into --out.")
+    resume: bool = Field(False, description="Continue from the checkpoint in --out.")
+    submit: str | None = Field(None, description="Train on a cluster: the SLURM partition; 'local': this machine.")
+    sweep: list[str] | None = Field(
+        None, description="--submit: NAME=VALUE,VALUE, a training for each; repeat it for every combination."
+    )
+    submit_processes: int = Field(1, ge=1, description="--submit: of each training; with cuda, each has a GPU.")
+    submit_minutes: int = Field(720, ge=1, description="--submit: after which a training goes on in another job.")
+    quick: bool = Field(False, description="A trial run: one epoch, 40 scenes judged with 20 steps each.")
+
+    @property
+    def threats(self) -> tuple[str, ...]:
+        """Each threat of the mixture once."""
+        return split_threats(self.threat or [THREAT])
+
+    def hurried(self) -> "HardenOptions":
+        """With what --quick takes for options that were not given."""
+        own = QUICK if self.quick else {}
+        return self.model_copy(update={name: own[name] for name in own.keys() - self.model_fields_set})
+
+    def plan(self) -> Plan:
+        """The outer loop. UserError: no such recipe, an impossible batch or share."""
+        recipe = parse_recipe(self.recipe)
+        steps, candidates = self.inner_steps or recipe.steps, self.candidates or recipe.candidates
+        shared = {name: getattr(self, name) for name in Plan.__dataclass_fields__ if name in type(self).model_fields}
+        return Plan(**shared | {"recipe": replace(recipe, steps=steps, candidates=candidates)})
+
+
 class CaptureOptions(Options):
     """Judge photographs of the printed thing."""
 
@@ -204,7 +279,7 @@ class CaptureOptions(Options):
     artwork: Path | None = Field(None, description="Folder of the artwork on the sign; without it, the sign is clean.")
     sheet: Path | None = Field(None, description="Folder of sheet.json, hung whole: its tags say where the sign is.")
     tags: Path | None = Field(None, description="YAML or JSON of tags round the sign: their corners in mm.")
-    quads: Path | None = Field(None, description="CSV of the face's corners in px, for photographs without tags.")
+    quads: Path | None = Field(None, description="CSV or JSONL of the face's corners in px: photographs without tags.")
     face: str = Field("stop", description="The sign: a drawn one, or FACE.png.")
     label: str | None = Field(None, description="Class of FACE.png.")
     face_mm: float | None = Field(None, gt=0, description="Width of the sign's face in mm, instead of its class's.")
@@ -215,6 +290,8 @@ class CaptureOptions(Options):
     world: str = Field("drive-by", description="The world that foretells, its camera where the photograph's was.")
     backgrounds: Path | None = Field(None, description="Folder of pictures behind the sign in the views foretold.")
     views: int = Field(16, ge=1, description="Views foretold per photograph.")
+    gap: int = Field(40, ge=0, description="Photographs by which the gap is split into stages; 0: it is not.")
+    speed_kmh: float = Field(30.0, gt=0, le=300, description="Videos: of the car; sets the braking distance.")
     resume: bool = Field(False, description="Keep captures.csv in --out, and judge the photographs that it lacks.")
 
 
@@ -236,6 +313,16 @@ class SamplesOptions(Options):
     goal_accuracy: float = Field(0.8, gt=0, lt=1, description="Robust accuracy to reach.")
     verify: bool = Field(False, description="Train on all photographs, too, and compare with what was foretold.")
     resume: bool = Field(False, description="Keep the trainings in --out, and do those that are missing.")
+
+
+class BenchOptions(Options):
+    """What a step of the attack costs."""
+
+    only: list[str] | None = Field(
+        None, description="This target alone; repeat it for several: cnn-64, resnet18-224, vit-s-224, signs-det-320 ..."
+    )
+    repeats: int = Field(9, ge=3, description="Rounds in which all take turns; the median counts.")
+    quick: bool = Field(False, description="The smallest target, and no peers.")
 
 
 Model = TypeVar("Model", bound=Options)

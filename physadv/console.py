@@ -8,14 +8,18 @@ from rich.console import Console as Rich
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from physadv.attacks import Step
+from physadv.harden.judge import Pair
+from physadv.harden.loop import Epoch as Hardening
 from physadv.training import Progress as Epoch
+
+EVERY_S = 20.0  # a line of a step, in a pipe
 
 
 class Console:
     """Progress of long commands, on standard error, so that results can be piped."""
 
-    def __init__(self) -> None:
-        self.rich = Rich(stderr=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.rich = Rich(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._last = -1
 
@@ -54,6 +58,52 @@ class Console:
             f"{duration(epoch.seconds_left)} left",
             highlight=False,
         )
+
+    @contextmanager
+    def steps(self, what: str) -> Iterator[Callable[[int, int, float], None]]:
+        """Yields what to call after every step of a training: a bar, or a plain line now and then."""
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._bar = bar = Progress(*columns, console=self.rich, transient=True, disable=not self.rich.is_terminal)
+        task = bar.add_task("", total=None)
+        bar.start()
+        start = said = time.monotonic()
+        first: int | None = None
+
+        def after(step: int, steps: int, loss: float) -> None:
+            nonlocal first, said
+            now = time.monotonic()
+            first = step - 1 if first is None else first
+            left = f"loss {loss:.3f}, {duration((now - start) / (step - first) * (steps - step))} left"
+            bar.update(task, completed=step, total=steps, description=left)
+            if not self.rich.is_terminal and now - said > EVERY_S:
+                said = now
+                self.say(f"{what} {step}/{steps}: {left}")
+
+        yield after
+        self._stop()
+
+    def hardening(self, epoch: Hardening) -> None:
+        """After every epoch of a hardening."""
+        self.say(
+            f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, held out: robust {100 * epoch.robust:.1f} %, "
+            f"clean {100 * epoch.clean:.1f} %, {duration(epoch.seconds_left)} left"
+            + (f"; {epoch.note}" if epoch.note else "")
+        )
+
+    @contextmanager
+    def judging(self, total: int) -> Iterator[Callable[[Pair], None]]:
+        """Yields what to call after every attack that judges."""
+        start, done = time.monotonic(), 0
+
+        def after(pair: Pair) -> None:
+            nonlocal done
+            done += 1
+            before, now = (round(100 * one.right.double().mean().item()) for one in (pair.before, pair.after))
+            left = duration((time.monotonic() - start) / done * (total - done))
+            name = f"{pair.trial.name}, {pair.trial.world.name}"
+            self.say(f"{done}/{total} {name}: robust {before} % -> {now} %; {left} left")
+
+        yield after
 
     @contextmanager
     def status(self) -> Iterator[Callable[[str], None]]:

@@ -97,6 +97,7 @@ class _Ruler:
         artwork, held_out = self.worn(theta), self.problem.held_out
         if not self.distance.photographed:
             return self.distance.length(self._change(artwork))
+        assert held_out is not None
         pairs = zip(held_out.photographs(artwork), held_out.photographs(None), strict=True)
         lengths = torch.cat([self.distance.length(lab_change(*pair)) for pair in pairs])
         return lengths.unflatten(0, (held_out.views, -1)).mean(0) if self.problem.separate else lengths.mean()[None]
@@ -186,6 +187,8 @@ def closest(
         history=tuple(entry for part in found for entry in part.history),
         seconds=time.monotonic() - clock.start,
         photographs=sum(part.photographs for part in found),
+        score=-lengths,
+        resting=lengths.isfinite(),
         distance=lengths,
         reached=lengths.isfinite(),
         c=torch.cat([part.best_c for part in found]),

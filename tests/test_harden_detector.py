@@ -182,7 +182,7 @@ def test_classes_and_threats_take_turns(target: Detector, scenes: Scenes, street
 
 @pytest.mark.parametrize("threat", ["linf:8/255", "patch:10%@worst"])
 def test_what_is_made_for_one_photograph_is_refused(scenes: Scenes, threat: str) -> None:
-    with pytest.raises(UserError, match="one print for all photographs|on whole photographs use a patch"):
+    with pytest.raises(UserError, match=r"one print for all photographs|on whole photographs use a patch"):
         wearing(scenes, "crosswalk", threats=[threat], seed=0)
 
 
@@ -327,7 +327,7 @@ def test_the_command_hardens_judges_and_keeps_a_detector(
     assert (hardened.classes, hardened.frame) == (CLASSES, target.frame)
     for page in ("card.md", "report.html"):
         assert metrics["headline"].split(":")[0] in (out / page).read_text()
-    with Console() as console, pytest.raises(UserError, match="already"):
+    with Console() as console, pytest.raises(UserError, match="holds an earlier run"):
         run_harden(options(tmp_path, streets, **given), command="harden", console=console)
 
 

@@ -113,7 +113,9 @@ class Signs:
     @torch.no_grad()
     def _answers(self, inner: Inner, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         with frozen(inner.target.module):
-            return inner.target(images)
+            answers = inner.target(images)
+        assert isinstance(answers, Tensor)
+        return answers
 
     def _labelled(
         self,

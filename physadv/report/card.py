@@ -31,13 +31,13 @@ def card(metrics: Mapping[str, Any]) -> str:
         + (f" beside {config['staged']}" if config["staged"] not in (None, "none") else "")
         + f"; {count(training['held_out'], 'scene')} of other signs chose the weights.",
         f"- **Threat**: {', '.join(run['threats'])}, in the world {run['world']['name']} ({run['world']['hash']}).",
-        f"- **Recipe**: {recipe['name']} ({recipe['paper']}): {recipe['steps']} inner steps, "
-        f"{plan['epochs']} epochs, batch {plan['batch']}, learning rate {plan['learning_rate']:g}; "
+        f"- **Recipe**: {recipe['name']} ({recipe['paper']}): {count(recipe['steps'], 'inner step')}, "
+        f"{count(plan['epochs'], 'epoch')}, batch {plan['batch']}, learning rate {plan['learning_rate']:g}; "
         f"the weights of epoch {training['best_epoch']}.",
         f"- **Time**: {minutes:.1f} minutes on {config['device']} ({count(training['threads'], 'thread')}).",
         f"- **Judged on**: {judged['spec']}, {count(judged['n'], 'scene')} of {count(judged['groups'], 'sign')}"
         + ("; these signs also chose the weights, so that the figures flatter." if judged["chose"] else "."),
-        f"- **Use**: {metrics['load']}",
+        f"- **To use it**: {metrics['load']}",
         "",
         "## Figures",
         "",

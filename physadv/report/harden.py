@@ -66,6 +66,18 @@ def harden_headline(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def demo_headline(metrics: Mapping[str, Any]) -> str:
+    """What became of the same attack, and what that cost."""
+    hardened = metrics["hardened"]
+    clean = hardened["clean"]
+    return (
+        f"Hardened for {hardened['seconds']:.0f} s, the same attack, made afresh, succeeds in "
+        f"{rate_text(hardened['attacked'])} of the views instead of {rate_text(metrics['attacked'])}; without a "
+        f"sticker it reads {percent(clean['after']['rate'])} of all drawn signs, before "
+        f"{percent(clean['before']['rate'])}."
+    )
+
+
 def points(difference: Mapping[str, Any]) -> str:
     """`+63.0 [57.1, 68.4]`, in percentage points."""
     if difference["difference"] is None:

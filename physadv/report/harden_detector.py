@@ -18,11 +18,13 @@ def detector_tables(metrics: Mapping[str, Any]) -> list[Table]:
     head = ("signs hidden by a fresh artwork", "threat", "training", "before", "after", "AP50 with it, before", "after")
     rows: list[tuple[str, ...]] = []
     for one in metrics["attacks"]:
-        hidden = (rate_text(one[side]["attacked"]) for side in SIDES)
-        points = (f"{one[side]['ap50']['artwork']['ap']:.2f}" for side in SIDES)
+        hidden = [rate_text(one[side]["attacked"]) for side in SIDES]
+        points = [f"{one[side]['ap50']['artwork']['ap']:.2f}" for side in SIDES]
         rows.append((one["class"], one["threat"], "trained on" if one["trained"] else "new", *hidden, *points))
     before, after = (metrics["detection"][side] for side in SIDES)
-    clean = [(name, _ap(before["classes"][name]["ap50"]), _ap(one["ap50"])) for name, one in after["classes"].items()]
+    clean: list[tuple[str, ...]] = [
+        (name, _ap(before["classes"][name]["ap50"]), _ap(one["ap50"])) for name, one in after["classes"].items()
+    ]
     clean.append(("mean", _ap(before["mean"]), _ap(after["mean"])))
     return [(head, rows), (("AP50 without any artwork", *SIDES), clean)]
 

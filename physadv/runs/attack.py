@@ -1,4 +1,4 @@
-"""`physadv attack`, `evaluate` and `demo`: search, judge, save."""
+"""`physadv attack` and `evaluate`: search, judge, save."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from physadv.console import Console
 from physadv.errors import UserError
 from physadv.evaluation import Evaluation, evaluate
 from physadv.files import prepare_folder, write_json
-from physadv.handwork import check_on_face, print_sheet
+from physadv.handwork import check_on_face
 from physadv.lagrangian import Closest, check_closest, closest
 from physadv.question import Target, check_question, classifier_only, goal_of
 from physadv.report import write_report
@@ -21,10 +21,10 @@ from physadv.scenes import Scenes
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
 from physadv.threats.base import Threat
 from physadv.threats.printed import faces_in_use
+from physadv.threats.sought import Sought
 from physadv.transforms.world import World
 
 JUDGED_VIEWS = 200
-DEMO: dict[str, Any] = {"goal": "class:speed-limit-50"}
 
 
 def run_attack(options: AttackOptions, *, command: str, console: Console) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
         how: dict[str, Any] = {"world": world, "settings": settings, "report": console.attack}
         found = attack_each(target, searched, threat, seed=options.seed, **how)
         artwork = found.artwork
-        threat = threat.at(artwork.place_mm) if threat.sought else threat
+        threat = threat.at(artwork.place_mm) if isinstance(threat, Sought) else threat
     result = _evaluate(options, target, scenes, artwork, world, threat, console)
     drives = _drives(options, target, scenes, artwork, world, console)
     return _finish(_Outcome(options, command, target, scenes, artwork, result, found, drives), out)
@@ -102,14 +102,6 @@ def _intended(options: EvaluateOptions) -> str:
     if options.artwork is None or "goal" in options.model_fields_set:
         return options.goal
     return str(load_artwork(options.artwork).record.get("run", {}).get("goal", options.goal))
-
-
-def run_demo(out: Path, *, seed: int, device: str, overwrite: bool, command: str, console: Console) -> dict[str, Any]:
-    """Attack the shipped victim's stop sign, judge the artwork everywhere, print it."""
-    options = AttackOptions(out=out, seed=seed, device=device, overwrite=overwrite, **DEMO)
-    metrics = run_attack(options, command=command, console=console)
-    print_sheet(out, None)
-    return metrics
 
 
 def _completed(options: AttackOptions, world: World, target: Target) -> AttackOptions:
@@ -145,7 +137,7 @@ def _refit(artwork: Artwork, scenes: Scenes) -> tuple[Threat | None, Artwork]:
         return None, artwork
     mask = artwork.record.get("run", {}).get("config", {}).get("mask")
     threat = load_threat(name, scenes, seed=0, mask=mask, resolution_px=max(artwork.rgb.shape[-2:]))
-    if threat.sought:
+    if isinstance(threat, Sought):
         return threat.at(artwork.place_mm), artwork
     return threat, artwork.at(threat.place_mm)
 

@@ -86,7 +86,7 @@ def combinations(options: HardenOptions) -> dict[str, HardenOptions]:
     if len(set(names)) < len(names):
         raise UserError(f"--sweep names {_twice(names)} twice: join its values by commas.")
     given = {name: getattr(options, name) for name in options.model_fields_set - {*OF_THE_SWEEP}}
-    made = {}
+    made: dict[str, HardenOptions] = {}
     for chosen in product(*(values for _, values in swept)):
         here = dict(zip(names, chosen, strict=True))
         folder = (

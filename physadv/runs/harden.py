@@ -22,9 +22,9 @@ from physadv.harden.recipe import Plan
 from physadv.harden.trials import Tries
 from physadv.harden.unlabelled import unlabelled_source
 from physadv.harden.watch import checker, held_out_scenes
-from physadv.question import truth_of
+from physadv.question import classifier_only, truth_of
 from physadv.runs.harden_detector import run_harden_detector
-from physadv.runs.hardened import Given, finish
+from physadv.runs.hardened import Given, finish, saved
 from physadv.runs.shared import check_device, scenes_of
 from physadv.scenes import Scenes, load_scenes
 from physadv.scenes.canvas import spread
@@ -56,6 +56,13 @@ def run_harden(options: HardenOptions, *, command: str, console: Console) -> dic
         if ranks.rank() > 0:
             return {}
         return finish(run, hardened, out, console)
+
+
+def train_only(options: HardenOptions, *, command: str, console: Console) -> tuple[Given, Classifier]:
+    """Train and save, and judge nothing: the hardened classifier as its file has it."""
+    run = _given(options, classifier_only(load_target(options.target, device=options.device), "the demo"), command)
+    out = prepared(options)
+    return run, saved(run, _train(run, out, console).module, out)
 
 
 def check_trainable(spec: str) -> None:
@@ -147,7 +154,7 @@ def _sources(options: HardenOptions, before: Classifier, scenes: Scenes, plan: P
     first = source(scenes, plan.shard - (second.share if second else 0))
     if first is None:
         raise UserError(
-            "Staged signs have no photograph for linf or l2 to change: train on photographs, or on stickers."
+            "linf and l2 change a photograph, and staged signs have none: give photographs, or other threats."
         )
     made = [first, *([second] if second else [])]
     return tuple(made if options.unlabelled is None else _with_unlabelled(options, before, made, how))

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from physadv.config import AuditOptions, HardenOptions
+from physadv.config import THREAT, AuditOptions, HardenOptions
 from physadv.console import Console
 from physadv.files import read_tensors, write_json, write_tensors
 from physadv.harden.classify import Source
 from physadv.harden.judge import Ledger, Outcome, clean_rates, compare, matrix
 from physadv.harden.loop import Hardened
+from physadv.harden.mixture import CUT_OUT
 from physadv.harden.recipe import Plan
 from physadv.harden.trials import SIZES, Trial, Tries, trained_sizes, trials
 from physadv.question import classifier_only
@@ -72,7 +73,7 @@ class Given:
 
 def finish(run: Given, hardened: Hardened, out: Path, console: Console) -> dict[str, Any]:
     """Save the weights, judge what was loaded back, and write it all down."""
-    after = _saved(run, hardened.module, out)
+    after = saved(run, hardened.module, out)
     options, scenes, chosen = run.options, run.judged, run.trials
     ledger = Ledger(out / JUDGED, {name: getattr(options, name) for name in ("judge", "judge_limit", "scenes", "seed")})
     with console.judging(len(chosen)) as done:
@@ -105,7 +106,7 @@ def how_to_load(run: Given, out: Path) -> str:
     )
 
 
-def _saved(run: Given, module: nn.Module, out: Path) -> Classifier:
+def saved(run: Given, module: nn.Module, out: Path) -> Classifier:
     """The hardened target as the file has it."""
     if run.arch is not None:
         sizes = [*trained_sizes(run.options.threats)]
@@ -113,10 +114,9 @@ def _saved(run: Given, module: nn.Module, out: Path) -> Classifier:
         save_target(out, replace(run.target, module=module), run.arch, record)
         return classifier_only(load_target(f"safetensors:{out}", device=run.options.device), "harden")
     write_tensors(out / STATE, module.state_dict())
-    mine = deepcopy(run.before.module)
+    before, mine = run.before, deepcopy(run.before.module)
     mine.load_state_dict(read_tensors(out / STATE)[0])
-    run_before = run.before
-    return Classifier.of(mine, classes=run_before.classes, frame=run_before.frame, name=f"{run_before.name}, hardened")
+    return Classifier.of(mine, classes=before.classes, frame=before.frame, name=f"{before.name}, hardened")
 
 
 def _matrix(run: Given, after: Classifier, ledger: Ledger, console: Console) -> list[dict[str, Any]]:
@@ -152,24 +152,27 @@ def _training(run: Given, hardened: Hardened) -> dict[str, Any]:
 
 
 def _audit(run: Given, out: Path, console: Console) -> dict[str, Any]:
-    """The flags of `physadv audit` on what was saved; a place that is sought is audited at the centre."""
+    """The flags of `physadv audit` on what was saved, under the first threat; a sought place becomes the centre."""
     if run.arch is None:
         console.say("the audit of a python: target is yours to run, with a FACTORY that loads the hardened weights")
         return {"skipped": "the hardened weights are loaded by your own FACTORY: run physadv audit on it"}
     options = run.options
-    audited = AuditOptions(
-        out=out / "audit",
-        target=f"safetensors:{out}",
-        scenes=options.judge or options.scenes,
-        limit=min(len(run.judged), 100),
-        threat=options.threats[0].replace("@worst", ""),
-        mask=options.mask if options.threats[0] == "stickers" else None,
-        palette=options.palette,
-        seed=options.seed,
-        device=options.device,
-        overwrite=True,
-        steps=min(40, max(4, options.judge_steps)),
-    )
+    threat = next((text for text in options.threats if not text.startswith("shadow")), THREAT)
+    how: dict[str, Any] = {
+        "out": out / "audit",
+        "target": f"safetensors:{out}",
+        "scenes": options.judge or options.scenes,
+        "limit": min(len(run.judged), 100),
+        "world": options.world.split("+")[0],
+        "threat": threat.replace("@worst", ""),
+        "mask": options.mask if threat == "stickers" else None,
+        "palette": options.palette if threat.partition(":")[0] in CUT_OUT else None,
+        "seed": options.seed,
+        "device": options.device,
+        "overwrite": True,
+        "steps": min(40, max(4, options.judge_steps)),
+    }
+    audited = AuditOptions(**how)
     found = run_audit(audited, command=run.command, console=console)
     return {name: found[name] for name in ("flags", "verdict", "robust_accuracy")} | {"threat": audited.threat}
 

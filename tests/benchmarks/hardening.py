@@ -2,8 +2,8 @@
 
 python tests/benchmarks/hardening.py data/gtsrb [--repeats 9] [--threat patch:10%@worst]
 
-With two folders of `physadv harden --judge` beside it (--cheap DIR --dear DIR), also the paired difference of their robust
-accuracy under the threat of their training.
+With two folders of `physadv harden --judge` beside it (--cheap DIR --dear DIR), also the paired difference of their
+robust accuracy under the threat of their training.
 """
 
 import argparse

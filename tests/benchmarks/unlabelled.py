@@ -1,6 +1,6 @@
 """What photographs without labels are worth: 10 % of the labels alone, against the same and all the rest without.
 
-python tests/benchmarks/unlabelled.py data/gtsrb OUT [--variant rst] [--seeds 3] [--steps 400] [--threat patch:10%@worst]
+python tests/benchmarks/unlabelled.py data/gtsrb OUT [--variant rst] [--seeds 3] [--steps 400] [--threat linf:4/255]
 
 Both begin with the same standard network, trained on the 10 % alone, and take the same steps of the same recipe; both
 are judged by fresh attacks (2 places x 50 steps) on 300 photographs of gtsrb/test. Trainings that are in OUT are kept.
@@ -9,6 +9,7 @@ are judged by fresh attacks (2 places x 50 steps) on 300 photographs of gtsrb/te
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,7 +55,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weight", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--threat", default="patch:10%@worst")
+    parser.add_argument("--threat", default="linf:4/255")
+    parser.add_argument("--recipe", default="pgd")
+    parser.add_argument("--inner-steps", type=int, default=3)
     return parser.parse_args(arguments)
 
 
@@ -101,7 +104,8 @@ def _standard(place: Path, scenes: Scenes, seed: int) -> Classifier:
 def _hardened(
     options: argparse.Namespace, teacher: Classifier, scenes: Scenes, without: Scenes | None, seed: int
 ) -> Classifier:
-    plan = Plan(recipe=parse_recipe("warm"), frozen_norm=True, epochs=1)
+    recipe = replace(parse_recipe(options.recipe), steps=options.inner_steps, ball_step=0.5)
+    plan = Plan(recipe=recipe, frozen_norm=True)
     shares = (plan.shard, 0) if without is None else (plan.shard - OTHERS, OTHERS)
 
     def threats(of: Scenes) -> list:  # type: ignore[type-arg]
@@ -112,7 +116,7 @@ def _hardened(
         how = {"variant": options.variant, "weight": options.weight, "share": shares[1]}
         sources.append(unlabelled_source(teacher, without, threats(without), **how))
     epochs = max(1, round(options.steps / (len(scenes) // (shares[0] * plan.batch // plan.shard))))
-    plan = Plan(recipe=plan.recipe, frozen_norm=True, epochs=epochs)
+    plan = replace(plan, epochs=epochs)
     target, _ = read_classifier(options.out / f"standard-{seed}", name="hardened")
     learner = Signs.of(target, sources, world=DIGITAL, plan=plan, seed=seed)
     found = harden(target.module, learner, told={}, check=lambda module: Checked(0.0, 0.0))

@@ -390,7 +390,7 @@ def test_a_sign_that_the_target_does_not_know_is_refused():
     [
         {"steps": 0},
         {"views": -1},
-        {"held_out": 0},
+        {"held_out": -1},
         {"tv": -0.1},
         {"nps": float("nan")},
         {"objective": "marginal"},

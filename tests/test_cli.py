@@ -309,7 +309,7 @@ def test_lists_keep_a_row_on_a_line(run: Run):
     targets, threats, worlds = (run(name).out.splitlines() for name in ("targets", "threats", "worlds"))
     kinds = ["builtin", "builtin", "python", "export", "onnx", "safetensors", "hf", "torchvision", "ultralytics"]
     assert [line.split(":")[0] for line in targets[1:]] == kinds
-    assert [line.split()[0] for line in threats[1:]] == ["stickers", "patch", "ring", "poster", "linf", "l2"]
+    assert [line.split()[0] for line in threats[1:]] == ["stickers", "patch", "ring", "poster", "shadow", "linf", "l2"]
     named = {line.split()[0]: line.split()[1] for line in worlds[1:]}
     assert {"drive-by", "promise", "digital", "night"} <= set(named)
     assert named["drive-by"] == physadv.load_world("drive-by").hash

@@ -26,9 +26,11 @@ from physadv.harden.trials import SIZES, Trial, Tries, trained_sizes, trials
 from physadv.harden.watch import held_out_scenes
 from physadv.report.card import card
 from physadv.report.harden import harden_headline, harden_tables
+from physadv.runs import hardened as hardened_module
 from physadv.runs import run_harden
 from physadv.runs.hardened import JUDGED, STATE
 from physadv.scenes import Scenes, load_scenes
+from physadv.scenes.base import floats
 from physadv.targets import build, load_target, save_classifier
 from physadv.targets.base import Classifier, Frame
 from physadv.targets.fake import blind_classifier
@@ -95,6 +97,13 @@ def done(folder: Path) -> tuple[Path, dict]:
     return out, hardened(options(folder, out, epochs=2, judge=judge, threat=["patch:10%@worst+ring:4%"]))
 
 
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged by three attacks and one size."""
+    monkeypatch.setattr(hardened_module, "trials", lambda *words, **how: trials(*words, **how)[:3])
+    monkeypatch.setattr(hardened_module, "SIZES", (5,))
+
+
 # --- the run
 
 
@@ -143,7 +152,7 @@ def test_page_and_card_say_what_was_trained_on(done: tuple[Path, dict]):
     assert f"--target safetensors:{out}" in said
     assert said == card(metrics)
     assert page.count('class="own"') >= 2
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "://" not in page
 
 
 def test_the_matrix_has_a_row_for_each_target_and_a_star_where_it_was_trained(done: tuple[Path, dict]):
@@ -201,7 +210,7 @@ def test_a_ledger_of_other_scenes_is_not_read(tmp_path: Path):
     assert torch.equal(found.clean, other.clean)
 
 
-def test_somebody_elses_module_gets_a_state_file(folder: Path, tmp_path: Path):
+def test_somebody_elses_module_gets_a_state_file(folder: Path, tmp_path: Path, briefly: None):
     out = tmp_path / "out"
     metrics = hardened(options(folder, out, target=f"python:{folder / 'toy.py'}:make"))
     state, _ = read_tensors(out / STATE)
@@ -213,7 +222,7 @@ def test_somebody_elses_module_gets_a_state_file(folder: Path, tmp_path: Path):
         hardened(options(folder, tmp_path / "b", target=f"python:{folder / 'toy.py'}:make", from_scratch=True))
 
 
-def test_from_scratch_begins_anew_and_compares_with_what_was_given(folder: Path, tmp_path: Path):
+def test_from_scratch_begins_anew_and_compares_with_what_was_given(folder: Path, tmp_path: Path, briefly: None):
     base = {"learning_rate": 1e-9, "epochs": 1}
     metrics = hardened(options(folder, tmp_path / "a", from_scratch=True, seed=3, **base))
     fresh = build("tiny-cnn", classes=3, seed=3).state_dict()["head.1.weight"]
@@ -371,7 +380,8 @@ def test_a_target_that_looks_at_the_mean_falls_to_a_large_patch_and_not_to_a_sma
         size: attempt(target, few, Trial(f"patch:{size}%@worst", DIGITAL, TRY), seed=0).right.float().mean().item()
         for size in (1, 100)
     }
-    assert robust == {1: 1.0, 100: 0.0}
+    assert robust[1] == 1
+    assert robust[100] < 0.5
 
 
 def test_a_plain_sticker_is_tried_in_every_colour(few: Scenes):
@@ -385,18 +395,21 @@ def test_a_plain_sticker_is_tried_in_every_colour(few: Scenes):
 
 def mean_reader(scenes: Scenes) -> Classifier:
     """Answers with the class whose mean colour is nearest."""
+    shown = scenes.labels.unique().tolist()
 
     class Nearest(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            rows = [(scenes.labels == row).nonzero()[:, 0] for row in range(3)]
-            images = scenes.images.float() / 255
+            rows = [(scenes.labels == row).nonzero()[:, 0] for row in shown]
+            images = floats(scenes.images)
             self.centres = torch.nn.Parameter(torch.stack([images[row].mean((0, 2, 3)) for row in rows]))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return -40 * (images.mean((2, 3))[:, None] - self.centres).square().sum(2)
 
-    return Classifier.of(Nearest(), classes=scenes.classes, frame=Frame(16), name="nearest")
+    return Classifier.of(
+        Nearest(), classes=tuple(scenes.classes[row] for row in shown), frame=Frame(16), name="nearest"
+    )
 
 
 def test_the_matrix_tries_harder_where_a_target_was_trained(few: Scenes, monkeypatch: pytest.MonkeyPatch):

@@ -86,7 +86,7 @@ def test_every_dependency_is_pinned_to_a_version_it_allows() -> None:
 def test_ci_runs_the_commands_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     readme = (ROOT / "README.md").read_text()
-    for command in ("pip install -c constraints.txt -e '.[dev]'", "pytest -n 2 -q"):
+    for command in ("pip install -c constraints.txt -e '.[dev]'", "pytest -n 2 -q -m 'not slow'"):
         assert command in script
         assert command in readme
 

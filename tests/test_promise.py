@@ -23,7 +23,7 @@ def found(rate: float, foretold: dict[str, float], *, artwork: str = "a", photog
 def test_the_difference_is_that_of_cells_and_chance_has_its_share() -> None:
     rows = found(0.5, {"w": 0.3}) + found(0.0, {"w": 0.1}, artwork="b")
     apart, floor, (low, high) = difference(rows, "w")
-    assert apart == pytest.approx(0.15, abs=0.02)
+    assert apart == pytest.approx(0.15, abs=0.03)
     assert floor == pytest.approx(math.sqrt(2 * 0.25 / math.pi / 400) / 2, rel=0.02)
     assert low < apart < high
 
@@ -47,7 +47,8 @@ def test_only_the_part_round_the_sign_is_developed_and_it_is_the_same() -> None:
     )
     low, high = shot.view.outline_px.min(0).astype(int) + 4, shot.view.outline_px.max(0).astype(int) - 4
     inside = np.s_[low[1] : high[1], low[0] : high[0]]
-    assert np.abs(whole - part)[inside].max() <= 2
+    assert np.abs(whole - part)[inside].max() <= 5, "what lies further off changes JPEG's rounding alone"
+    assert np.abs(whole - part)[inside].mean() < 0.1
     assert (part[0, 0] == 128).all()
 
 

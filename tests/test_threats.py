@@ -280,9 +280,9 @@ def test_black_and_white_prints_two_colours_and_passes_the_gradient():
 def test_every_example_of_the_table_resolves(text: str):
     where = scenes()
     threat = resolved(text, where)
-    theta = theta_of(threat, where)
+    theta = theta_of(threat, where, per_scene=threat.sought)
     torch.testing.assert_close(threat.project(theta), theta)
-    again = theta_of(threat, where)
+    again = theta_of(threat, where, per_scene=threat.sought)
     assert torch.equal(theta, again)
     assert threat.artwork(theta).rgb.shape[2:] == threat.size_px
 

@@ -99,5 +99,5 @@ def foretell(one: Pair, sheeting: Sheeting) -> Float[np.ndarray, "h w 3"]:
 
 def error(one: Pair, made: Float[np.ndarray, "h w 3"]) -> tuple[float, float]:
     """Mean CIEDE2000 to the actual photograph, noise included: inside the whole sign, and on the artwork alone."""
-    apart = difference(made, one.window.light)
+    apart = difference(made.reshape(-1, 3), one.window.light.reshape(-1, 3)).reshape(one.whole.shape)
     return float(apart[one.whole].mean()), float(apart[one.printed].mean())

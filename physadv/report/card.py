@@ -37,7 +37,7 @@ def card(metrics: Mapping[str, Any]) -> str:
         f"- **Time**: {minutes:.1f} minutes on {config['device']} ({count(training['threads'], 'thread')}).",
         f"- **Judged on**: {judged['spec']}, {count(judged['n'], 'scene')} of {count(judged['groups'], 'sign')}"
         + ("; these signs also chose the weights, so that the figures flatter." if judged["chose"] else "."),
-        f"- **To use it**: {metrics['load']}",
+        f"- {metrics['load']}",
         "",
         "## Figures",
         "",

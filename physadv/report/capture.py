@@ -7,6 +7,7 @@ from typing import Any
 
 from physadv.capture.advice import cell_name, signed_points, span
 from physadv.capture.figures import light_of
+from physadv.capture.gap import sure
 from physadv.capture.table import Row
 from physadv.capture.track import Track, tracks
 from physadv.report.template import flat, write_page
@@ -78,7 +79,8 @@ def headline(metrics: Metrics) -> str:
     )
     gap = metrics["gap"]
     if gap and gap["explained_by"]:
-        said += f" The difference is mostly {STAGES[gap['explained_by'][0]]}."
+        of = "" if sure(gap["success"]["gap"]) else " in margins"
+        said += f" The difference{of} is mostly {STAGES[gap['explained_by'][0]]}."
     return said
 
 

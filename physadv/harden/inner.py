@@ -113,7 +113,7 @@ class Inner:
         seed: int,
     ) -> "Begin":
         """On each image the hardest of a few: what is remembered, where it was; and it, or a random one, elsewhere."""
-        pasted = self.recipe.collage and not threat.per_image and not getattr(threat, "still", False)
+        pasted = self.recipe.collage and not threat.per_image and not (isinstance(threat, Sought) and threat.still)
         several = isinstance(threat, Sought) or memory.pools(threat) or pasted
         count = self.recipe.candidates if several else 1
         known = count - 1 if memory.pools(threat) else 1

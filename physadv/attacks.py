@@ -19,6 +19,7 @@ from physadv.problem import Problem, make_problem
 from physadv.question import Target, goal_of, objective_of
 from physadv.scenes.base import Scenes
 from physadv.settings import Settings
+from physadv.shortage import short, too_little
 from physadv.targets.base import frozen
 from physadv.threats.base import Artwork, Theta, Threat
 from physadv.threats.sought import Sought
@@ -102,7 +103,7 @@ def attack(
             restart, step = divmod(search.done, settings.steps)
             if step == 0 and restart > 0:
                 search = replace(_fresh(problem, restart=restart), **_kept(search))
-            loss = _step(problem, search)
+            problem, loss, note = _step(problem, search)
             spent = time.monotonic() - since
             search.seconds = before + spent
             due = search.done % settings.check_every == 0 or step + 1 == settings.steps
@@ -114,7 +115,7 @@ def attack(
             if checked and checkpoint:
                 _write(problem, search, checkpoint)
             left = spent / (search.done - first) * (total - search.done)
-            report(Step(restart, step + 1, settings.steps, loss, success, left))
+            report(Step(restart, step + 1, settings.steps, loss, success, left, note))
     best = search.theta if problem.held_out is None else search.best
     artwork = threat.artwork(best).quantised()
     how_it_went = tuple(search.history), search.seconds, search.photographs
@@ -229,8 +230,25 @@ def _kept(search: _Search) -> dict[str, Any]:
     return {name: getattr(search, name) for name in (*_TENSORS[1:], *_NUMBERS)}
 
 
-def _step(problem: Problem, search: _Search) -> float:
-    """One step of the optimiser in this step's views."""
+def _step(problem: Problem, search: _Search) -> tuple[Problem, float, str]:
+    """One step of the optimiser in this step's views: at once, or, where memory is short, in as many parts as it takes.
+
+    The problem as it is to go on with, the loss, and what is to be said.
+    """
+    note = ""
+    while True:
+        try:
+            return problem, _stepped(problem, search), note
+        except (MemoryError, RuntimeError) as error:
+            if not short(error):
+                raise
+            fewer = problem.halved()
+            if fewer is None:
+                raise too_little() from error
+        problem, note = fewer, f"memory was short: a step looks at its photographs in {fewer.parts} parts"
+
+
+def _stepped(problem: Problem, search: _Search) -> float:
     landscape = problem.landscape(search.done, search.resting)
     asked = 0
 

@@ -223,6 +223,11 @@ class HardenOptions(SceneOptions):
     epochs: int = Field(PLAN.epochs, ge=1, description="Passes over the photographs.")
     batch: int = Field(PLAN.batch, ge=1, description=f"Images per step, a multiple of {PLAN.shard}.")
     learning_rate: float = Field(PLAN.learning_rate, gt=0, description="Peak of the cosine schedule.")
+    weight_decay: float = Field(PLAN.weight_decay, ge=0, description="Of AdamW, on convolutions and matrices.")
+    smoothing: float = Field(PLAN.smoothing, ge=0, lt=1, description="Of the labels: this share goes to all classes.")
+    ema: float = Field(
+        PLAN.ema, ge=0, lt=1, description="Decay of the averaged weights, which are those that are kept."
+    )
     attacked: float = Field(PLAN.attacked, description="Share of the images that carry an artwork.")
     beta: float = Field(PLAN.beta, ge=0, description="trades: weight of the divergence from the clean answer.")
     awp: float = Field(PLAN.awp, ge=0, lt=1, description="Adversarial weight perturbation, 0.005 or so; 0: none.")

@@ -37,7 +37,7 @@ class Console:
         note = f"{step.note}, " if step.note else ""
         text = f"loss {step.loss:+.2f}, {success}{note}{duration(step.seconds_left)} left"
         if not self.rich.is_terminal:
-            if step.success is not None:
+            if step.success is not None or step.note:
                 self.rich.print(f"step {step.step}/{step.steps} (start {step.restart + 1}): {text}", highlight=False)
             return
         if self._bar is None or done <= self._last:

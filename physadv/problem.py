@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from physadv.errors import UserError
 from physadv.files import sha256
@@ -23,19 +24,33 @@ from physadv.scenes.canvas import spread
 from physadv.settings import Settings
 from physadv.targets import Detector
 from physadv.targets.base import drawing
+from physadv.targets.swift import swift
 from physadv.threats.base import Ball, Theta, Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import Shots, World
 
 _CHOOSE = 8  # held-out views of each scene at least, where every scene chooses its own θ
 
-_Views = tuple[Int[Tensor, " n"], Float[Tensor, "n 4"], Shots, Truth]
 Photographed = Callable[[Float[Tensor, "n 3 h w"], Shots, Int[Tensor, " n"]], Float[Tensor, " n"]]
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Photographs of a step that are looked at together, prepared; `number` of how many."""
+
+    number: int
+    rows: Int[Tensor, " n"]
+    places: Float[Tensor, "n 4"]
+    shots: Shots
+    truth: Truth
+
+
+@dataclass(frozen=True)
 class Problem:
-    """min over θ of the expected loss. separate: one artwork per scene, each judged on its own views."""
+    """min over θ of the expected loss. separate: one artwork per scene, each judged on its own views.
+
+    parts: in how many pieces a step looks at its photographs; one unless memory was short.
+    """
 
     target: Target
     scenes: Scenes
@@ -48,7 +63,8 @@ class Problem:
     optimiser: Optimiser
     separate: bool
     held_out: HeldOut | None
-    _kept: list[tuple[Any, _Views]] = field(default_factory=list, init=False, repr=False, compare=False)
+    parts: int = 1
+    _kept: list[tuple[Any, list[_Part]]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def init(self, *, restart: int) -> Theta:
         generator = torch.Generator().manual_seed(derive(self.seed, "init", restart))
@@ -59,17 +75,24 @@ class Problem:
 
         extra: what every photograph costs beside its loss.
         """
-        settings = self.settings
-        rows, places, shots, truth = self._shots(0 if settings.common else done, resting)
+        settings, asked = self.settings, self.asked
+        parts = self._parts(0 if settings.common else done, resting)
+        rows = torch.cat([part.rows for part in parts])
+
+        def losses_of(theta: Theta, part: _Part) -> Float[Tensor, " cases"]:
+            artwork = self.threat.artwork(theta)
+            worn = (artwork.take(part.rows) if self.separate else artwork).at(part.places)
+            photographs = part.shots.photograph(worn)
+            with drawing(self.target.module, derive(self.seed, "defence", done, part.number)):
+                answers = asked(photographs)
+            losses = self.objective.loss(answers, part.truth)
+            return losses if extra is None else losses + extra(photographs, part.shots, part.rows)
 
         def loss(theta: Theta) -> Float[Tensor, " a"]:
-            artwork = self.threat.artwork(theta)
-            worn = (artwork.take(rows) if self.separate else artwork).at(places)
-            photographs = shots.photograph(worn)
-            with drawing(self.target.module, derive(self.seed, "defence", done)):
-                answers = self.target(photographs)
-            losses = self.objective.loss(answers, truth)
-            losses = losses if extra is None else losses + extra(photographs, shots, rows)
+            if len(parts) == 1:
+                losses = losses_of(theta, parts[0])
+            else:  # one part's activations at a time: they are made again on the way back
+                losses = torch.cat([checkpoint(losses_of, theta, part, use_reentrant=False) for part in parts])
             return self._expected(losses, rows, len(theta)) + self._unprintable(theta)
 
         return Landscape(
@@ -80,20 +103,37 @@ class Problem:
             generator=torch.Generator().manual_seed(derive(self.seed, "step", done)),
         )
 
-    def _shots(self, done: int, resting: Bool[Tensor, " a"]) -> _Views:
+    def _parts(self, done: int, resting: Bool[Tensor, " a"]) -> list[_Part]:
         """The views of a step, prepared; kept while the next step has the same ones."""
         rows = self._rows(done, resting)
         ids = self._view_ids(rows, done)
         key = (rows.tolist(), ids if self.varies else None)
-        if self._kept and self._kept[0][0] == key:
-            return self._kept[0][1]
+        if not self._kept or self._kept[0][0] != key:
+            self._kept.clear()  # before the next are made: not both in memory
+            pieces = torch.arange(len(rows)).tensor_split(min(self.parts, len(rows)))
+            prepared = [
+                self._prepared(number, rows[piece], [ids[row] for row in piece.tolist()])
+                for number, piece in enumerate(pieces)
+            ]
+            self._kept.append((key, prepared))
+        return self._kept[0][1]
+
+    def _prepared(self, number: int, rows: Int[Tensor, " n"], ids: list[int]) -> _Part:
         views = self.world.draw(ids, seed=derive(self.seed, "attack"), paired=self.settings.antithetic)
         places = self.threat.places(views.place(), self.scenes, rows)
         scenes = self.scenes.take(rows)
         shots = self.world.prepare(scenes, views, frame=self.target.frame)
-        prepared = rows, places, shots, truth_in(self.target, scenes, views, world=self.world)
-        self._kept[:] = [(key, prepared)]
-        return prepared
+        return _Part(number, rows, places, shots, truth_in(self.target, scenes, views, world=self.world))
+
+    @cached_property
+    def asked(self) -> Target:
+        """What the search asks in place of the target; whatever it finds, the target itself judges."""
+        return swift(self.target)
+
+    def halved(self) -> "Problem | None":
+        """The same problem with half as many photographs in memory at once; None where it is one already."""
+        least = len(self._rows(0, torch.zeros(len(self.scenes), dtype=torch.bool)))
+        return replace(self, parts=2 * self.parts) if self.parts < least else None
 
     @cached_property
     def varies(self) -> bool:

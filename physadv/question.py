@@ -24,6 +24,7 @@ from physadv.objectives import (
 )
 from physadv.scenes.base import Scenes
 from physadv.scenes.classes import canonical
+from physadv.shortage import in_halves
 from physadv.targets import Classifier, Detector
 from physadv.targets.boxes import UNKNOWN, Detections, Seen, joined, together
 from physadv.targets.spec import align_labels
@@ -64,7 +65,8 @@ def objective_of(target: Target, goal: Goal, *, name: str = "margin", kappa: flo
 
 def answer(target: Target, images: Float[Tensor, "n 3 h w"]) -> Answer:
     """What the target says in the end: logits, or what is left after NMS."""
-    return target.detect(images) if isinstance(target, Detector) else target(images)
+    ask = target.detect if isinstance(target, Detector) else target
+    return in_halves(ask, images, together=together_answers)
 
 
 def together_answers(parts: Sequence[Answer]) -> Answer:

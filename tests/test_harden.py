@@ -17,7 +17,7 @@ from physadv.errors import UserError
 from physadv.harden import loop, ranks
 from physadv.harden.awp import perturbed_weights
 from physadv.harden.classify import Signs, labelled_source
-from physadv.harden.inner import Divergence, Inner, mixed
+from physadv.harden.inner import Divergence, Inner
 from physadv.harden.loop import Checked, harden
 from physadv.harden.losses import Labelled, loss, together
 from physadv.harden.memory import PER_CLASS, SHARED, Kept, Memory, kept

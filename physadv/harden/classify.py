@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from physadv.harden.inner import Inner, mixed
+from physadv.harden.inner import Inner
 from physadv.harden.losses import Labelled, loss, together
 from physadv.harden.memory import Kept, Memory
 from physadv.harden.recipe import Plan
@@ -16,6 +16,7 @@ from physadv.question import labels_of
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier, frozen
 from physadv.targets.fused import Fused
+from physadv.targets.swift import mixed
 from physadv.threats.base import Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from physadv.augment import Augmentation, Cutout, Labelled, augmented
 from physadv.detection_training import DetectorRecipe, Truth, cutouts_of, loss_of, repeats
 from physadv.errors import UserError
-from physadv.harden.inner import Inner, mixed
+from physadv.harden.inner import Inner
 from physadv.harden.memory import Kept, Memory
 from physadv.harden.recipe import Plan
 from physadv.question import labels_of, truth_in
@@ -22,6 +22,7 @@ from physadv.scenes.base import Scenes
 from physadv.targets.boxes import UNKNOWN, Seen
 from physadv.targets.detector import Detector
 from physadv.targets.fcos import SignsDet
+from physadv.targets.swift import mixed
 from physadv.threats import load_threat
 from physadv.threats.base import Threat
 from physadv.transforms.stages import derive

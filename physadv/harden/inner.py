@@ -3,12 +3,12 @@
 Danskin's theorem: the gradient of max_θ L at the weights is that of L at the θ found (Madry et al. 2018, section 2).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from physadv.attacks import attack
@@ -26,20 +26,6 @@ from physadv.threats.base import Artwork, Theta, Threat
 from physadv.threats.sought import Sought, chosen
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
-
-
-class Mixed(nn.Module):
-    """A network under autocast, its answers in float32: half the time of a step, also of the search."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Tensor | tuple[Tensor, ...]:
-        """Logits; of a detector, boxes and scores."""
-        with torch.autocast(images.device.type, torch.bfloat16):
-            answer = self.module(images.contiguous(memory_format=torch.channels_last))
-        return answer.float() if isinstance(answer, Tensor) else tuple(part.float() for part in answer)
 
 
 @dataclass(frozen=True)
@@ -152,8 +138,3 @@ class Begin:
     threat: Threat
     theta: Theta
     slots: Int[Tensor, " a"]
-
-
-def mixed(target: Target, twin: nn.Module | None = None) -> Target:
-    """The same target under autocast. twin: a network that answers alike, instead of its own."""
-    return replace(target, module=Mixed(twin or target.module))

@@ -17,7 +17,6 @@ from torch.nn.functional import interpolate
 from physadv.attacks import attack_each
 from physadv.evaluation import PLAIN
 from physadv.files import read_json, write_json
-from physadv.harden.inner import mixed
 from physadv.harden.mixture import load_one
 from physadv.harden.trials import SIZES, Trial, Tries, sized
 from physadv.heldout import HeldOut, varies
@@ -28,6 +27,7 @@ from physadv.scenes.base import Scenes
 from physadv.stats import cluster_rate
 from physadv.targets.base import Classifier, frozen
 from physadv.targets.fused import Fused
+from physadv.targets.swift import mixed
 from physadv.threats.base import Artwork, Threat
 from physadv.threats.printed import Printed
 from physadv.threats.sought import Sought

@@ -22,7 +22,7 @@ from physadv.report.bench import headline, peer_rows, rows
 from physadv.runs import run_bench
 from physadv.targets.base import frozen
 
-GENEROUS = 1.6  # of the small case, whose own bar is 1.25: it has to hold on a machine that others fill, too
+GENEROUS = 1.4  # of the small case, whose own bar is 1.25
 ROOT = Path(__file__).resolve().parent.parent
 TRIES = 3  # a machine that is busy elsewhere gets another chance
 
@@ -169,6 +169,7 @@ def _found(ratios: dict[str, float]) -> dict[str, object]:
                 "target": size.name,
                 "ratio": ratios[size.name],
                 "max_ratio": size.most,
+                "twin_ratio": 1.4,
                 "bare_ms": 50.0,
                 "step_ms": 60.0,
                 "wall": wall,
@@ -191,7 +192,7 @@ def test_the_answer_is_one_sentence():
 
 def test_tables_and_bars_say_what_was_found():
     said = _found({"cnn-64": 1.2, "signs-det-320": 1.3})
-    assert rows(said)[0] == ("cnn-64", "50", "60", "1.20", "1.25", "1.20", "84 MB (× 1.10)")
+    assert rows(said)[0] == ("cnn-64", "50", "60", "1.20", "1.25", "1.40", "1.20", "84 MB (× 1.10)")
     assert rows(said)[1][-1] == "–"
     assert peer_rows(said) == [
         ("foolbox LinfPGD", "1.27 (cnn-64)"),
@@ -211,7 +212,7 @@ def test_the_command_writes_what_it_says(tmp_path: Path):
     with Console() as console:
         metrics = run_bench(options, command="physadv bench --quick", console=console)
     said = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert said["steps"][0].keys() >= {"target", "ratio", "max_ratio", "bare_ms", "step_ms", "shares", "peak_mb"}
+    assert said["steps"][0].keys() >= {"target", "ratio", "max_ratio", "twin_ratio", "bare_ms", "step_ms", "shares", "peak_mb"}
     assert said["steps"][0]["target"] == "cnn-64"
     assert said["machine"]["world"] == {"name": "drive-by", "hash": "34764625eb5e"}
     page = (tmp_path / "out" / "report.html").read_text()

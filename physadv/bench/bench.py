@@ -52,14 +52,15 @@ def line(step: dict[str, Any]) -> str:
     memory = "" if step["peak_ratio"] is None else f", peak memory × {step['peak_ratio']:.2f}"
     return (
         f"{step['target']}: bare {step['bare_ms']:.0f} ms, attack {step['step_ms']:.0f} ms, ratio "
-        f"{step['ratio']:.2f} (at most {step['max_ratio']:.2f}){memory}"
+        f"{step['ratio']:.2f} (at most {step['max_ratio']:.2f}), beside the twin that it asks "
+        f"{step['twin_ratio']:.2f}{memory}"
     )
 
 
 def _step(case: Case, bench: Bench) -> dict[str, Any]:
     on_cpu = bench.device == "cpu"
     clock: Clock = cpu_clock if on_cpu else wall_clock
-    calls: dict[str, Call] = {"bare": case.bare, "step": case.stepper()}
+    calls: dict[str, Call] = {"bare": case.bare, "twin": case.twin, "step": case.stepper()}
     with threads(1):
         spent = interleaved(calls, repeats=bench.repeats, clock=clock)
         shares = phases(case, repeats=bench.repeats, clock=clock)
@@ -75,7 +76,9 @@ def _step(case: Case, bench: Bench) -> dict[str, Any]:
         "ratio": ratio(spent["step"], spent["bare"]),
         "max_ratio": case.size.most,
         "ratio_range": [rounds[0], rounds[-1]],
+        "twin_ratio": ratio(spent["step"], spent["twin"]),
         "bare_ms": 1e3 * median(spent["bare"]),
+        "twin_ms": 1e3 * median(spent["twin"]),
         "step_ms": 1e3 * median(spent["step"]),
         "clock": "CPU time, one thread" if on_cpu else "wall time, kernels done",
         "wall": {

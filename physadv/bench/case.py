@@ -97,9 +97,16 @@ class Case:
 
     def bare(self) -> Float[Tensor, "n 3 h w"]:
         """Forward, the same loss, backward to the input."""
+        return self._gradient(self.problem.target)
+
+    def twin(self) -> Float[Tensor, "n 3 h w"]:
+        """The same of what the search asks in place of the target."""
+        return self._gradient(self.problem.asked)
+
+    def _gradient(self, target: Target) -> Float[Tensor, "n 3 h w"]:
         images, truth = self.shown
         images = images.detach().requires_grad_()
-        loss = self.problem.objective.loss(self.problem.target(images), truth).sum()
+        loss = self.problem.objective.loss(target(images), truth).sum()
         return torch.autograd.grad(loss, images)[0]
 
     def stepper(self) -> Callable[[], Theta]:

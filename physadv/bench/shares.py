@@ -39,7 +39,7 @@ def _phases(case: Case, step: int, clock: Clock) -> Mapping[str, float]:
     images = shots.photograph(problem.threat.artwork(theta))
     marks.append(clock())
     shown = images.detach().requires_grad_()
-    loss = problem.objective.loss(problem.target(shown), truth).mean()
+    loss = problem.objective.loss(problem.asked(shown), truth).mean()
     (pull,) = torch.autograd.grad(loss, shown)
     marks.append(clock())
     (gradient,) = torch.autograd.grad(images, theta, pull)

@@ -7,7 +7,7 @@ from typing import Any
 
 from physadv.report.template import flat, write_page
 
-HEAD = ("target", "bare, ms", "attack, ms", "ratio", "at most", "on all cores", "peak memory")
+HEAD = ("target", "bare, ms", "attack, ms", "ratio", "at most", "beside the twin", "on all cores", "peak memory")
 PHASES = {
     "draw": "views drawn",
     "scene": "scenes lit",
@@ -38,6 +38,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{step['step_ms']:.0f}",
             f"{step['ratio']:.2f}",
             f"{step['max_ratio']:.2f}",
+            f"{step['twin_ratio']:.2f}",
             f"{step['wall']['ratio']:.2f}",
             memory(step),
         )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from physadv.attacks import Settings
 from physadv.audit.effort import Effort
+from physadv.bench.case import BATCH
 from physadv.detection_training import DetectorRecipe
 from physadv.errors import UserError
 from physadv.harden.mixture import split_threats
@@ -100,6 +101,11 @@ class SearchOptions(TargetOptions):
         DEFAULTS.check_every, description="Steps between checks on held-out draws (and checkpoints)."
     )
     held_out: int = Field(DEFAULTS.held_out, description="Held-out photographs that choose the best artwork.")
+    precision: str = Field(
+        DEFAULTS.precision,
+        description="Of the target in the search: float32; bfloat16, faster where there is hardware for it.",
+    )
+    compiled: bool = Field(DEFAULTS.compiled, description="Compile the target for the search (torch.compile).")
     judge_views: int = Field(0, ge=0, description="Fresh views of each scene that judge; 0: 200 over all, 20 at least.")
     approaches: int = Field(20, ge=0, description="Detectors: drives towards the sign that are simulated; 0 for none.")
     speed_kmh: float = Field(30.0, gt=0, le=60, description="Detectors: of these drives; sets the braking distance.")
@@ -324,8 +330,11 @@ class BenchOptions(Options):
     """What a step of the attack costs."""
 
     only: list[str] | None = Field(
-        None, description="This target alone; repeat it for several: cnn-64, resnet18-224, vit-s-224, signs-det-320 ..."
+        None, description="This target alone; repeat it for several: cnn-64, resnet18-224, resnet50-224 ..."
     )
+    batch: int = Field(BATCH, ge=1, description="Photographs of a step.")
+    precision: str = Field(DEFAULTS.precision, description="Of the target, bare and attacked: float32, bfloat16.")
+    compiled: bool = Field(DEFAULTS.compiled, description="Compile the target that the attack asks (torch.compile).")
     repeats: int = Field(9, ge=3, description="Rounds in which all take turns; the median counts.")
     quick: bool = Field(False, description="The smallest target, and no peers.")
 

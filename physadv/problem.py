@@ -128,7 +128,7 @@ class Problem:
     @cached_property
     def asked(self) -> Target:
         """What the search asks in place of the target; whatever it finds, the target itself judges."""
-        return swift(self.target)
+        return swift(self.target, precision=self.settings.precision, compiled=self.settings.compiled)
 
     def halved(self) -> "Problem | None":
         """The same problem with half as many photographs in memory at once; None where it is one already."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from physadv.errors import UserError
 from physadv.objectives import DEFAULT_KAPPA
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -13,6 +15,7 @@ class Settings:
     common: the same views in every step (common random numbers). antithetic: views in pairs, u and 1 − u.
     early_stop: with an artwork per scene, those that win all of their held-out views rest.
     held_out: 0 judges nothing, and the last θ is kept: what hardening does.
+    precision: of the target in the search; whatever it finds is judged in float32. compiled: by torch.compile.
     """
 
     goal: str = "untargeted"
@@ -33,6 +36,8 @@ class Settings:
     early_stop: bool = False
     check_every: int = 20
     held_out: int = 128
+    precision: str = "float32"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "views", "restarts", "check_every", "held_out"):
@@ -42,5 +47,7 @@ class Settings:
         for name in ("tv", "nps"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"--{name} is {getattr(self, name)}; a weight is 0 or more.")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"--precision is {self.precision!r}; it is one of {', '.join(PRECISIONS)}.")
         if self.antithetic and self.views % 2:
             raise UserError(f"--views is {self.views}; antithetic views come in pairs: make it even.")

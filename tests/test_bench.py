@@ -11,7 +11,7 @@ import torch
 from physadv.bench.bench import Bench, measure
 from physadv.bench.case import SIZES, Case, case_of, size_of
 from physadv.bench.clock import cpu_clock, interleaved, ratio, threads
-from physadv.bench.models import FourConvolutions, ResNet18, ViTSmall
+from physadv.bench.models import FourConvolutions, ResNet18, ResNet50, ViTSmall
 from physadv.bench.peers import PEERS, RADIUS, Victim, foolbox_pgd, found, kornia_loop, steps
 from physadv.bench.plot import bars_of, ratios_png
 from physadv.bench.shares import PHASES, phases
@@ -70,6 +70,7 @@ def test_threads_come_back_whatever_happens():
     ("module", "parameters"),
     [
         (ResNet18(1000), 11_689_512),  # as published
+        (ResNet50(1000), 25_557_032),  # as published
         (ViTSmall(1000), 22_050_664 - 2 * 384),  # as published, less the class token and its position
         (FourConvolutions(43), 246_379),
     ],
@@ -212,7 +213,8 @@ def test_the_command_writes_what_it_says(tmp_path: Path):
     with Console() as console:
         metrics = run_bench(options, command="physadv bench --quick", console=console)
     said = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert said["steps"][0].keys() >= {"target", "ratio", "max_ratio", "twin_ratio", "bare_ms", "step_ms", "shares", "peak_mb"}
+    keys = {"target", "ratio", "max_ratio", "twin_ratio", "bare_ms", "step_ms", "shares", "peak_mb", "busy"}
+    assert said["steps"][0].keys() >= keys
     assert said["steps"][0]["target"] == "cnn-64"
     assert said["machine"]["world"] == {"name": "drive-by", "hash": "34764625eb5e"}
     page = (tmp_path / "out" / "report.html").read_text()

@@ -1,14 +1,22 @@
 """The target as a search asks it: the same answers and gradients, or the target itself."""
 
+import subprocess
+import sys
+from pathlib import Path
+from shutil import which
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from physadv.bench.models import FourConvolutions, ResNet18, ViTSmall
+from physadv.errors import UserError
 from physadv.targets import Classifier, Frame, load_target
 from physadv.targets.base import frozen
 from physadv.targets.blocks import Residual, conv
 from physadv.targets.swift import Swift, mixed, swift
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Flat(nn.Module):
@@ -110,3 +118,56 @@ def test_the_network_itself_is_left_as_it_was() -> None:
     assert list(before) == list(after)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert [one.requires_grad for one in target.module.parameters()] == flags
+
+
+# --- other precision, compiled
+
+
+def test_half_precision_is_asked_for_and_answers_in_full() -> None:
+    target = classifier(ResNet18(43), size_px=64)
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    half = swift(target, precision="bfloat16")(images)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, target(images))
+    torch.testing.assert_close(half, target(images), atol=0.05, rtol=0.05)
+
+
+COMPILED = """
+import torch
+from physadv.attacks import attack
+from physadv.scenes import load_scenes
+from physadv.settings import Settings
+from physadv.targets import load_target
+from physadv.threats import load_threat
+from physadv.transforms.world import load_world
+
+target, scenes, found = load_target("builtin:gtsrb"), load_scenes("staged:stop"), []
+threat, world = load_threat("stickers:two-bars", scenes, seed=0), load_world("drive-by")
+for compiled in (False, True):
+    settings = Settings(steps=20, batch=8, views=1, held_out=32, compiled=compiled)
+    found.append(attack(target, scenes, threat, world=world, settings=settings, seed=0))
+plain, made = found
+torch.testing.assert_close(plain.artwork.rgb, made.artwork.rgb, atol=0.05, rtol=0)
+assert abs(plain.history[-1]["success"] - made.history[-1]["success"]) < 0.1
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="torch.compile needs a C++ compiler on a processor")
+def test_compiled_is_the_same_search() -> None:
+    """In a process without the tests' type checks, which a tracing compiler trips over."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_cannot_be_compiled_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(module: nn.Module, **how: object) -> nn.Module:
+        return Refusing()
+
+    class Refusing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    with pytest.raises(UserError, match="leave --compiled out"):
+        swift(classifier(FourConvolutions(43), size_px=32), compiled=True)

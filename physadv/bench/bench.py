@@ -10,7 +10,7 @@ import torch
 
 from physadv.bench import peers
 from physadv.bench.case import BATCH, SCENES, SIZES, THREAT, WORLD, Case, Size, case_of, processors
-from physadv.bench.clock import Call, Clock, cpu_clock, interleaved, ratio, threads, wall_clock
+from physadv.bench.clock import Call, Clock, busy_share, cpu_clock, interleaved, ratio, threads, wall_clock
 from physadv.bench.memory import peak_mb
 from physadv.bench.shares import phases, stages
 from physadv.targets.base import frozen
@@ -28,6 +28,14 @@ class Bench:
     seed: int = 0
     device: str = "cpu"
     compare: bool = True
+    batch: int = BATCH
+    precision: str = "float32"
+    compiled: bool = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What a case of it is made with."""
+        return {name: getattr(self, name) for name in ("seed", "device", "batch", "precision", "compiled")}
 
 
 def measure(bench: Bench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -36,7 +44,7 @@ def measure(bench: Bench, say: Callable[[str], None] = lambda line: None) -> dic
     beside: list[dict[str, Any]] = []
     absent: dict[str, str] = {}
     for size in bench.sizes:
-        case = case_of(size, seed=bench.seed, device=bench.device)
+        case = case_of(size, **bench.how)
         with frozen(case.problem.target.module):
             steps.append(_step(case, bench))
         say(line(steps[-1]))
@@ -67,12 +75,15 @@ def _step(case: Case, bench: Bench) -> dict[str, Any]:
         costs = stages(case, repeats=bench.repeats, clock=clock)
     with threads(processors()):
         wall = interleaved(calls, repeats=bench.repeats, clock=wall_clock) if on_cpu else spent
-    bare_mb, peak = (peak_mb(case.size.name, which, seed=bench.seed, device=bench.device) for which in ("bare", "step"))
+    bare_mb, peak = (peak_mb(case.size.name, which, bench.how) for which in ("bare", "step"))
     rounds = sorted(one / other for one, other in zip(spent["step"], spent["bare"], strict=True))
     return {
         "target": case.size.name,
         "what": case.size.note,
-        "batch": BATCH,
+        "batch": bench.batch,
+        "precision": bench.precision,
+        "compiled": bench.compiled,
+        "busy": busy_share(calls["step"], bench.device),
         "ratio": ratio(spent["step"], spent["bare"]),
         "max_ratio": case.size.most,
         "ratio_range": [rounds[0], rounds[-1]],
@@ -86,7 +97,7 @@ def _step(case: Case, bench: Bench) -> dict[str, Any]:
             "ratio": ratio(wall["step"], wall["bare"]),
             "bare_ms": 1e3 * median(wall["bare"]),
             "step_ms": 1e3 * median(wall["step"]),
-            "images_per_s": BATCH / median(wall["step"]),
+            "images_per_s": bench.batch / median(wall["step"]),
         },
         "shares": shares,
         "stages_ms": {name: 1e3 * seconds for name, seconds in costs.items()},
@@ -117,7 +128,7 @@ def _machine(bench: Bench) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(bench.device) if bench.device != "cpu" else "cpu",
         "system": platform.system(),
         "repeats": bench.repeats,
-        "batch": BATCH,
+        "batch": bench.batch,
         "world": {"name": WORLD, "hash": load_world(WORLD).hash},
         "scenes": SCENES,
         "threat": THREAT,

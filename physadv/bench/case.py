@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from physadv.bench.models import FourConvolutions, ResNet18, ViTSmall
+from physadv.bench.models import FourConvolutions, ResNet18, ResNet50, ViTSmall
 from physadv.errors import UserError
 from physadv.problem import Problem, make_problem
 from physadv.question import Target, Truth, truth_in
@@ -49,12 +49,15 @@ SIZES = (
 )
 
 
+LARGE = (Size("resnet50-224", "ResNet-50, 224 px", 1.10, ResNet50, 224),)  # only where it is asked for
+
+
 def size_of(name: str) -> Size:
     """UserError: no such target."""
-    for size in SIZES:
+    for size in SIZES + LARGE:
         if size.name == name:
             return size
-    raise UserError(f"--only is {name!r}; there are {', '.join(size.name for size in SIZES)}.")
+    raise UserError(f"--only is {name!r}; there are {', '.join(size.name for size in SIZES + LARGE)}.")
 
 
 def target_of(size: Size, *, seed: int, device: str) -> Target:
@@ -106,7 +109,9 @@ class Case:
     def _gradient(self, target: Target) -> Float[Tensor, "n 3 h w"]:
         images, truth = self.shown
         images = images.detach().requires_grad_()
-        loss = self.problem.objective.loss(target(images), truth).sum()
+        half = self.problem.settings.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            loss = self.problem.objective.loss(target(images), truth).sum()
         return torch.autograd.grad(loss, images)[0]
 
     def stepper(self) -> Callable[[], Theta]:
@@ -126,13 +131,16 @@ class Case:
         return step
 
 
-def case_of(size: Size, *, seed: int, device: str, batch: int = BATCH) -> Case:
+def case_of(
+    size: Size, *, seed: int, device: str, batch: int = BATCH, precision: str = "float32", compiled: bool = False
+) -> Case:
     """The shipped stop sign with two bars on it, one photograph of each view."""
     target = target_of(size, seed=seed, device=device)
     scenes = load_scenes(SCENES).to(device)
     threat = load_threat(THREAT, scenes, seed=seed)
     goal = "hide" if isinstance(target, Detector) else "untargeted"
-    settings = Settings(goal=goal, batch=batch, views=1, held_out=1, steps=10**6)
+    how = {"goal": goal, "precision": precision, "compiled": compiled}
+    settings = Settings(batch=batch, views=1, held_out=1, steps=10**6, **how)  # type: ignore[arg-type]
     problem = make_problem(target, scenes, threat, world=load_world(WORLD), settings=settings, seed=seed)
     return Case(size, problem)
 

@@ -7,6 +7,7 @@ from statistics import median
 
 import cv2
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -47,6 +48,19 @@ def interleaved(calls: Mapping[str, Call], *, repeats: int, clock: Clock) -> dic
             if round_:
                 spent[name].append(clock() - start)
     return spent
+
+
+def busy_share(call: Call, device: str, *, times: int = 10) -> float | None:
+    """The share of the wall's time in which a GPU's kernels run; None of a processor."""
+    if torch.device(device).type != "cuda":
+        return None
+    call()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        start = wall_clock()
+        for _ in range(times):
+            call()
+        seconds = wall_clock() - start
+    return sum(event.self_device_time_total for event in seen.key_averages()) / 1e6 / seconds
 
 
 def ratio(spent: list[float], bare: list[float]) -> float:

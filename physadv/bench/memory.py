@@ -1,10 +1,13 @@
-"""Peak memory of a step: run as `python -m physadv.bench.memory TARGET bare|step SEED DEVICE`, prints MB."""
+"""Peak memory of a step: run as `python -m physadv.bench.memory TARGET bare|step HOW`, prints MB."""
 
 import ctypes
 import gc
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,11 +19,14 @@ _STEPS = 3
 _REFS = Path("/proc/self/clear_refs")
 
 
-def peak_mb(target: str, which: str, *, seed: int, device: str) -> float | None:
-    """In a process of its own: how far memory grows above that of the loaded model and scenes; None: no such figure."""
-    if device == "cpu" and not _REFS.exists():
+def peak_mb(target: str, which: str, how: Mapping[str, Any]) -> float | None:
+    """In a process of its own: how far memory grows above that of the loaded model and scenes; None: no such figure.
+
+    how: what the case is made with.
+    """
+    if how["device"] == "cpu" and not _REFS.exists():
         return None
-    line = [sys.executable, "-m", "physadv.bench.memory", target, which, str(seed), device]
+    line = [sys.executable, "-m", "physadv.bench.memory", target, which, json.dumps(dict(how))]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"The memory of {target} could not be measured: {done.stderr.strip().splitlines()[-1]}")
@@ -28,11 +34,12 @@ def peak_mb(target: str, which: str, *, seed: int, device: str) -> float | None:
 
 
 def main() -> None:
-    target, which, seed, device = sys.argv[1:]
+    target, which, how = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    device = how["device"]
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
-    case = case_of(size_of(target), seed=int(seed), device=device)
-    small = case_of(size_of(target), seed=int(seed), device=device, batch=1)
+    case = case_of(size_of(target), **how)
+    small = case_of(size_of(target), **how | {"batch": 1})
     with frozen(case.problem.target.module), frozen(small.problem.target.module):
         for one in (small.bare, small.stepper()):  # code and tables that are loaded once
             one()

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from physadv.targets.blocks import Residual, stage
+from physadv.targets.blocks import Residual, conv, stage
 
 
 class FourConvolutions(nn.Module):
@@ -41,6 +41,43 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
         return self.head(self.stages(self.stem(images)).mean((2, 3)))
+
+
+class ResNet50(nn.Module):
+    """Stages of 3, 4, 6, 3 bottlenecks; 25.6 M parameters for 1,000 classes, input 224 px (He et al. 2016)."""
+
+    input_size = 224
+
+    def __init__(self, classes: int, depths: tuple[int, ...] = (3, 4, 6, 3)) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        )
+        blocks, before = [], 64
+        for number, depth in enumerate(depths):
+            for block in range(depth):
+                blocks.append(_Bottleneck(before, 64 * 2**number, stride=2 if number and not block else 1))
+                before = 256 * 2**number
+        self.stages = nn.Sequential(*blocks)
+        self.head = nn.Linear(before, classes)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        return self.head(self.stages(self.stem(images)).mean((2, 3)))
+
+
+class _Bottleneck(nn.Module):
+    """1 x 1 to `width`, 3 x 3, 1 x 1 to four times that, and the way past."""
+
+    def __init__(self, before: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        after = 4 * width
+        narrow, middle = conv(before, width, kernel=1), conv(width, width, stride)
+        self.branch = nn.Sequential(*narrow, nn.ReLU(), *middle, nn.ReLU(), *conv(width, after, kernel=1))
+        changes = stride != 1 or before != after
+        self.shortcut = nn.Sequential(*conv(before, after, stride, kernel=1)) if changes else nn.Identity()
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d k l"]:
+        return torch.relu(self.shortcut(features) + self.branch(features))
 
 
 class ViTSmall(nn.Module):

@@ -43,4 +43,5 @@ def _bench(options: BenchOptions) -> Bench:
     sizes = tuple(size_of(name) for name in options.only) if options.only else SIZES
     if options.quick:
         sizes = sizes if options.only else SIZES[:1]
-    return Bench(sizes, options.repeats, options.seed, options.device, compare=not options.quick)
+    how = {name: getattr(options, name) for name in ("repeats", "seed", "device", "batch", "precision", "compiled")}
+    return Bench(sizes, **how, compare=not options.quick)

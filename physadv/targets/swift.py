@@ -12,7 +12,7 @@ from physadv.targets.base import Classifier
 from physadv.targets.detector import Detector
 from physadv.targets.fused import Fused
 
-T = TypeVar("T", Classifier, Detector)
+T = TypeVar("T", bound=Classifier | Detector)
 
 CLOSE = 1e-3  # of the norm: rounding in another order, no more
 

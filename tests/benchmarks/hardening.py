@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = Plan(recipe=recipe, frozen_norm=True)
         source = labelled_source(target, scenes, [threat], share=plan.shard)
         kinds[name] = _hardening(run, Signs.of(target, [source], world=DIGITAL, plan=plan, seed=0))
-    kinds["clean"] = _clean(run, Signs.of(target, [source], world=DIGITAL, plan=plan, seed=0))
+    learner = Signs.of(target, [source], world=DIGITAL, plan=plan, seed=0)
+    kinds |= {"clean": _clean(run, learner), "photographs": lambda number: _photographs(learner, number)}
     times = {name: statistics.median(values) for name, values in _measured(kinds, options.repeats).items()}
     told = {name: {"ms_per_image": 1000 * value / 64, "ratio": value / times["clean"]} for name, value in times.items()}
     print(json.dumps(told, indent=1))
@@ -80,12 +81,10 @@ def _hardening(run: Learning[torch.nn.Module], learner: Signs) -> Callable[[int]
 
 def _clean(run: Learning[torch.nn.Module], learner: Signs) -> Callable[[int], object]:
     """The same step of the optimiser on photographs without artworks."""
-    scenes, labels = learner.sources[0].scenes, learner.sources[0].labels
 
     def step(number: int) -> None:
-        rows = torch.arange(64 * number, 64 * number + 64) % len(scenes)
-        views = DIGITAL.draw(rows.tolist(), seed=0)
-        images = DIGITAL.photograph(None, scenes.take(rows), views, frame=learner.target.frame)
+        images, rows = _photographs(learner, number)
+        labels = learner.sources[0].labels
         none, ones = torch.full((64,), -1), torch.ones(64)
         batch = Labelled(images, labels[rows], ones, torch.zeros(64), none)
         loop._train(run.module, learner.plan)
@@ -95,12 +94,20 @@ def _clean(run: Learning[torch.nn.Module], learner: Signs) -> Callable[[int], ob
     return step
 
 
+def _photographs(learner: Signs, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a loader does: 64 photographs, cut to the target's frame, and their rows."""
+    scenes = learner.sources[0].scenes
+    rows = torch.arange(64 * number, 64 * number + 64) % len(scenes)
+    views = DIGITAL.draw(rows.tolist(), seed=0)
+    return DIGITAL.photograph(None, scenes.take(rows), views, frame=learner.target.frame), rows
+
+
 def _difference(options: argparse.Namespace) -> dict[str, object]:
     """Robust accuracy of the cheap minus that of the dear one, photograph by photograph, interval over tracks."""
     rights = []
     for folder in (options.cheap, options.dear):
         known = read_json(folder / "judged.json")["known"]
-        weights = read_json(folder / "metrics.json")["run"]["hardened"]["weights_hash"]
+        weights = load_target(f"safetensors:{folder}").weights_hash
         key = next(key for key in known if key.startswith(f"{weights} {options.threat} "))
         rights.append(torch.tensor(known[key][1], dtype=torch.float64).mean(0))
     test = load_scenes(f"gtsrb:{options.data / 'test'}")

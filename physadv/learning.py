@@ -32,7 +32,6 @@ class Learning(Generic[M]):
     @classmethod
     def of(cls, module: M, *, learning_rate: float, weight_decay: float) -> "Learning[M]":
         """Trains `module` itself; the average begins as a copy of it."""
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         flat = [one for one in module.parameters() if one.ndim < 2]
         deep = [one for one in module.parameters() if one.ndim >= 2]
         groups = [{"params": deep, "weight_decay": weight_decay}, {"params": flat, "weight_decay": 0.0}]
@@ -74,18 +73,18 @@ class Learning(Generic[M]):
         if metadata.get("told") != json.loads(json.dumps(told)):
             raise UserError(f"{path} is of a training with other options; give those again, or --overwrite.")
         self.step = metadata["step"]
-        for part, values in self._states(filled=True).items():
+        for part, values in self._states(saved=tensors).items():
             for name, value in values.items():
                 value.copy_(tensors[f"{part}.{name}"])
         also = {name.removeprefix("also."): value for name, value in tensors.items() if name.startswith("also.")}
         return also, metadata.get("numbers")
 
-    def _states(self, *, filled: bool = False) -> dict[str, dict[str, Tensor]]:
-        """Every tensor by name. filled: the optimiser's moments are made where there are none yet."""
+    def _states(self, *, saved: Mapping[str, Tensor] | None = None) -> dict[str, dict[str, Tensor]]:
+        """Every tensor by name. saved: the optimiser's moments are made where these have some."""
         moments: dict[str, Tensor] = {}
         for row, one in enumerate(one for group in self.optimiser.param_groups for one in group["params"]):
             state = self.optimiser.state[one]
-            if filled and not state:
+            if saved is not None and not state and f"optimiser.{row}.exp_avg" in saved:
                 state |= {name: torch.zeros_like(one) for name in ("exp_avg", "exp_avg_sq")} | {"step": torch.zeros(())}
             moments |= {f"{row}.{name}": value for name, value in state.items()}
         return {"module": self.module.state_dict(), "average": self.average.state_dict(), "optimiser": moments}

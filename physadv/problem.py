@@ -132,6 +132,7 @@ class Problem:
 
     def halved(self) -> "Problem | None":
         """The same problem with half as many photographs in memory at once; None where it is one already."""
+        self._kept.clear()
         least = len(self._rows(0, torch.zeros(len(self.scenes), dtype=torch.bool)))
         return replace(self, parts=2 * self.parts) if self.parts < least else None
 

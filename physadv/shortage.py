@@ -9,7 +9,7 @@ from physadv.errors import UserError
 
 A = TypeVar("A")
 
-SAID = ("can't allocate memory", "not enough memory", "Insufficient memory", "bad allocation", "std::bad_alloc")
+SAID = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
 
 
 def short(error: BaseException) -> bool:

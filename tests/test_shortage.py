@@ -104,6 +104,19 @@ def test_other_errors_are_not_taken_for_a_shortage() -> None:
     assert short(MemoryError())
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: 9 bytes.",
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "std::bad_alloc",
+    ],
+)
+def test_what_allocators_say_is_known(said: str) -> None:
+    assert short(RuntimeError(said))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on address space is Linux's")
 def test_with_little_memory_a_real_search_ends() -> None:
     """A limit that one step's activations exceed: the allocator refuses, and the search goes on in parts."""

@@ -14,7 +14,8 @@ from physadv.errors import UserError
 from physadv.targets import Classifier, Frame, load_target
 from physadv.targets.base import frozen
 from physadv.targets.blocks import Residual, conv
-from physadv.targets.swift import Swift, mixed, swift
+from physadv.targets.fused import Fused
+from physadv.targets.swift import Swift, Twin, swift
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,21 +97,42 @@ def test_the_shipped_detector_answers_alike() -> None:
         torch.testing.assert_close(quick(images).boxes, target(images).boxes, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("module", [Flat, Shared])
-def test_code_that_it_would_break_is_asked_as_it_always_was(module: type[nn.Module]) -> None:
-    target = classifier(module())
+def test_code_that_it_would_break_is_asked_as_it_always_was() -> None:
+    target = classifier(Flat())
     assert swift(target) is target
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(6))
+    torch.testing.assert_close(swift(target, precision="bfloat16")(images), target(images), atol=0.05, rtol=0.05)
+
+
+def test_a_convolution_with_two_norms_is_not_folded() -> None:
+    target = classifier(Shared())
+    twin, images = Twin.of(target), torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(7))
+    assert twin.fused.twin is target.module
+    torch.testing.assert_close(twin.asked(target)(images), target(images))
+    assert not torch.allclose(Fused.of(target.module).twin(images), target(images), atol=0.01), "folding changes it"
+
+
+def test_a_twin_follows_the_weights() -> None:
+    target = classifier(ResNet18(43), size_px=64)
+    twin, images = Twin.of(target), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(8))
+    before = target(images)
+    with torch.no_grad():
+        for one in target.module.parameters():
+            one.mul_(0.9)
+    assert not torch.allclose(target(images), before, rtol=0.01)
+    torch.testing.assert_close(twin.asked(target)(images), target(images), rtol=1e-3, atol=1e-4)
 
 
 def test_what_has_no_convolution_and_what_is_swift_already_stay_as_they_are() -> None:
     patches = classifier(ViTSmall(43, width=12, depth=1).blocks)
     assert swift(patches) is patches
-    quick = mixed(classifier(FourConvolutions(43), size_px=32))
+    quick = swift(classifier(FourConvolutions(43), size_px=32), precision="bfloat16")
     assert swift(quick) is quick
 
 
-def test_the_network_itself_is_left_as_it_was() -> None:
-    target = classifier(ResNet18(43), size_px=64)
+@pytest.mark.parametrize("module", [ResNet18, FourConvolutions])
+def test_the_network_itself_is_left_as_it_was(module: type[nn.Module]) -> None:
+    target = classifier(module(43), size_px=64)
     before = {name: value.clone() for name, value in target.module.state_dict().items()}
     flags = [one.requires_grad for one in target.module.parameters()]
     swift(target)

@@ -19,9 +19,10 @@ def cpu_clock() -> float:
 
 
 def wall_clock() -> float:
-    """Seconds on the wall, all kernels of a GPU done."""
+    """Seconds on the wall, all kernels of the GPUs done."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        for one in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(one)
     return time.perf_counter()
 
 

@@ -54,8 +54,8 @@ def main() -> None:
 def _reset(device: str) -> int:
     """Bytes in use now, from which the peak is counted."""
     if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not serve the step for nothing
     _REFS.write_text("5")
@@ -63,7 +63,7 @@ def _reset(device: str) -> int:
 
 
 def _peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device != "cpu" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated(device) if device != "cpu" else _status("VmHWM")
 
 
 def _status(name: str) -> int:

@@ -1,7 +1,7 @@
 """Batches of a hardening of a classifier: signs seen through the world, most of them with an artwork on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,8 +15,7 @@ from physadv.harden.recipe import Plan
 from physadv.question import labels_of
 from physadv.scenes.base import Scenes
 from physadv.targets.base import Classifier, frozen
-from physadv.targets.fused import Fused
-from physadv.targets.swift import mixed
+from physadv.targets.swift import Twin, laid
 from physadv.threats.base import Threat
 from physadv.transforms.stages import derive
 from physadv.transforms.world import World
@@ -45,7 +44,7 @@ class Source:
 class Signs:
     """The learner of a classifier: shards of signs, and their loss.
 
-    memories: one per source. fused: what the searches ask instead of the network itself.
+    memories: one per source. twin: what the searches ask instead of the network itself.
     """
 
     target: Classifier
@@ -54,13 +53,13 @@ class Signs:
     plan: Plan
     seed: int
     memories: tuple[Memory, ...]
-    fused: Fused
+    twin: Twin
 
     @classmethod
     def of(cls, target: Classifier, sources: Sequence[Source], *, world: World, plan: Plan, seed: int) -> "Signs":
         start, classes = plan.recipe.start, len(target.classes)
         memories = tuple(Memory(start, len(one.scenes), classes) for one in sources)
-        return cls(target, tuple(sources), world, plan, seed, memories, Fused.of(target.module))
+        return cls(target, tuple(sources), world, plan, seed, memories, Twin.of(target))
 
     @property
     def steps(self) -> int:
@@ -70,9 +69,7 @@ class Signs:
 
     def shard(self, module: nn.Module, number: int) -> tuple[Labelled, list[tuple[int, Kept]]]:
         """Shard `number` of the training, the same whichever process makes it, and what its searches found."""
-        twin = self.fused.refresh()
-        asked = mixed(self.target, twin) if self.plan.autocast else replace(self.target, module=twin)
-        inner = Inner(asked, self.world, self.plan.recipe)
+        inner = Inner(self.twin.asked(self.target, autocast=self.plan.autocast), self.world, self.plan.recipe)
         made = [self._part(inner, which, number) for which in range(len(self.sources))]
         return together([batch for batch, _ in made]), [(which, kept) for which, (_, kept) in enumerate(made)]
 
@@ -86,7 +83,7 @@ class Signs:
     def loss(self, module: nn.Module, batch: Labelled) -> Float[Tensor, ""]:
         """Of the network in training."""
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.plan.autocast):
-            logits = module(batch.images.contiguous(memory_format=torch.channels_last)).float()
+            logits = module(laid(batch.images, channels_last=self.twin.channels_last)).float()
         return loss(logits, batch, beta=self.plan.beta, smoothing=self.plan.smoothing)
 
     def _part(self, inner: Inner, which: int, number: int) -> tuple[Labelled, Kept]:

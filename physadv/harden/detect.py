@@ -22,7 +22,7 @@ from physadv.scenes.base import Scenes
 from physadv.targets.boxes import UNKNOWN, Seen
 from physadv.targets.detector import Detector
 from physadv.targets.fcos import SignsDet
-from physadv.targets.swift import mixed
+from physadv.targets.swift import Swift
 from physadv.threats import load_threat
 from physadv.threats.base import Threat
 from physadv.transforms.stages import derive
@@ -160,8 +160,8 @@ class Photographs:
         threat = wearers.threats[turn % len(wearers.threats)]
         rows = wearers.rows[rows_of_turn(len(wearers.rows), turn * count, count, seed=derive(self.seed, which))]
         scenes = dressed(self.scenes.take(rows), wearers.label, seed=seed)
-        target = mixed(self.target) if self.plan.autocast else self.target
-        inner = Inner(target, self.world, self.plan.recipe, OBJECTIVE)
+        asked = Swift(self.target.module, channels_last=True, autocast=self.plan.autocast)
+        inner = Inner(replace(self.target, module=asked), self.world, self.plan.recipe, OBJECTIVE)
         found, kept = inner.maximise(scenes, threat, self.memories[which], rows, rows, seed=seed)
         ids = range(number * count, (number + 1) * count)
         views = self.world.draw(ids, seed=derive(self.seed, "train"))

@@ -26,8 +26,7 @@ from physadv.scan import paired_difference
 from physadv.scenes.base import Scenes
 from physadv.stats import cluster_rate
 from physadv.targets.base import Classifier, frozen
-from physadv.targets.fused import Fused
-from physadv.targets.swift import mixed
+from physadv.targets.swift import Twin
 from physadv.threats.base import Artwork, Threat
 from physadv.threats.printed import Printed
 from physadv.threats.sought import Sought
@@ -161,7 +160,7 @@ def attempt(target: Classifier, scenes: Scenes, trial: Trial, *, seed: int) -> O
         settings = trial.settings(random=random, ball=threat.ball is not None)
         how: dict[str, Any] = {"world": trial.world, "settings": settings}
         how["seed"] = derive(seed, "attack", trial.name, trial.world.name)
-        found = attack_each(mixed(target, Fused.of(target.module).twin), scenes, threat, **how)  # type: ignore[arg-type]
+        found = attack_each(Twin.of(target).asked(target, autocast=True), scenes, threat, **how)
         right = _right(judged, found.artwork, threat)
         again = (found.resting.cpu() & (clean & right).all(0)).nonzero()[:, 0]
         if len(again):

@@ -17,6 +17,8 @@ from physadv.harden.recipe import Plan
 from physadv.learning import Learning, cosine
 
 COLLAPSED = 0.6  # of the best held-out figure: what is left of it has overfitted to its own weak search
+NOISE = 0.05  # by which a share of a hundred signs changes by chance
+MOST_DOUBLED = 3  # times
 
 
 @runtime_checkable
@@ -179,19 +181,18 @@ def _backward(learning: Learning[nn.Module], learner: Learner, batch: Any) -> Fl
 
 
 def _train(module: nn.Module, plan: Plan) -> None:
-    """Training mode without dropout: what is trained is the network that was attacked."""
-    module.train()
+    """As in evaluation, but for the statistics of norms: what is trained is the network that was attacked."""
+    module.eval()
     for part in module.modules():
-        frozen_norm = plan.frozen_norm and isinstance(part, nn.modules.batchnorm._BatchNorm)
-        if frozen_norm or isinstance(part, nn.modules.dropout._DropoutNd):
-            part.eval()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not plan.frozen_norm:
+            part.train()
 
 
 def _harder(learner: Learner, times: int) -> Learner:
     """The same with twice the steps in each search, half as long, for every time that robustness collapsed."""
     if not times:
         return learner
-    plan, more = learner.plan, 2**times
+    plan, more = learner.plan, 2 ** min(times, MOST_DOUBLED)
     recipe = plan.recipe
     longer = {"step_size": recipe.step_size / more, "ball_step": recipe.ball_step / more, "steps": recipe.steps * more}
     made: Learner = replace(learner, plan=replace(plan, recipe=replace(recipe, **longer)))  # type: ignore
@@ -206,8 +207,8 @@ def _judge(run: _Run, checked: Checked, epoch: Epoch) -> None:
     robust, clean, note = ranks.agreed(checked.robust), ranks.agreed(checked.clean), ""
     if robust >= run.best.robust:
         run.best = Best(deepcopy(run.learning.average.state_dict()), robust, epoch.epoch)
-    elif robust < COLLAPSED * run.best.robust:
-        note = f"robustness collapsed: back to the weights of epoch {run.best.epoch}, with twice the steps of search"
+    elif robust < COLLAPSED * run.best.robust - NOISE:
+        note = f"robustness collapsed: back to the weights of epoch {run.best.epoch}, with longer searches"
         run.learning.module.load_state_dict(run.best.state)
         run.learning.average.load_state_dict(run.best.state)
     run.history.append(replace(epoch, robust=robust, clean=clean, note=note))

@@ -20,7 +20,7 @@ def ratios_png(found: Mapping[str, Any]) -> bytes:
     axes = figure.add_subplot()
     for row, (_, ratio, most) in enumerate(bars):
         axes.barh(row, ratio - 1, left=1, height=0.62, color=GREY if most is None else BLUE)
-        axes.text(max(ratio, 1) + 0.015, row, f"{ratio:.2f}", va="center", fontsize=8, color="#222")
+        axes.text(max(ratio, most or 1, 1) + 0.015, row, f"{ratio:.2f}", va="center", fontsize=8, color="#222")
         if most is not None:
             axes.plot([most, most], [row - 0.4, row + 0.4], color=RED, linewidth=1.6)
     axes.axvline(1, color="#222", linewidth=0.8)

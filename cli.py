@@ -124,7 +124,10 @@ def attack(options: AttackOptions) -> None:
 def evaluate(options: EvaluateOptions) -> None:
     """Judge an artwork, a fresh attack on every scene (--attack), or the clean target."""
     with Console() as console:
-        _show(run_evaluate(options, command=_command(), console=console))
+        metrics = run_evaluate(options, command=_command(), console=console)
+    if not metrics:  # another process of torchrun tells them
+        return
+    _show(metrics)
     out.print(f"metrics.json and report.html are in {options.out}")
 
 

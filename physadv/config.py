@@ -26,7 +26,7 @@ DETECTOR_RECIPE = DetectorRecipe()
 PLAN = Plan()
 TRIED = Tries()
 THREAT = "patch:10%@worst"
-QUICK: dict[str, Any] = {"epochs": 1, "judge_limit": 40, "judge_steps": 20, "judge_restarts": 1}
+QUICK: dict[str, Any] = {"epochs": 1, "limit": 300, "judge_limit": 40, "judge_steps": 20, "judge_restarts": 1}
 
 
 class Options(BaseModel):
@@ -261,7 +261,7 @@ class HardenOptions(SceneOptions):
     )
     submit_processes: int = Field(1, ge=1, description="--submit: of each training; with cuda, each has a GPU.")
     submit_minutes: int = Field(720, ge=1, description="--submit: after which a training goes on in another job.")
-    quick: bool = Field(False, description="A trial run: one epoch, 40 scenes judged with 20 steps each.")
+    quick: bool = Field(False, description="A trial run: one epoch of 300 scenes, 40 judged with 20 steps each.")
 
     @property
     def threats(self) -> tuple[str, ...]:
@@ -299,6 +299,7 @@ class CaptureOptions(Options):
     target: str = Field("builtin:gtsrb", description="As for evaluate.")
     goal: str = Field(DEFAULTS.goal, description="untargeted or class:NAME.")
     world: str = Field("drive-by", description="The world that foretells, its camera where the photograph's was.")
+    profile: Path | None = Field(None, description="From calibrate: the sheet's colour strip tells print and light.")
     backgrounds: Path | None = Field(None, description="Folder of pictures behind the sign in the views foretold.")
     views: int = Field(16, ge=1, description="Views foretold per photograph.")
     gap: int = Field(40, ge=0, description="Photographs by which the gap is split into stages; 0: it is not.")

@@ -13,6 +13,7 @@ from physadv.harden.loop import Epoch as Hardening
 from physadv.training import Progress as Epoch
 
 EVERY_S = 20.0  # a line of a step, in a pipe
+INSTANT_S = 0.1  # no attack is made so soon: its outcome was on disk
 
 
 class Console:
@@ -92,16 +93,20 @@ class Console:
 
     @contextmanager
     def judging(self, total: int) -> Iterator[Callable[[Pair], None]]:
-        """Yields what to call after every attack that judges."""
-        start, done = time.monotonic(), 0
+        """Yields what to call after every attack that judges. Those that were known already say nothing of the time."""
+        last, done, made, spent = time.monotonic(), 0, 0, 0.0
+        self.say(f"judging before and after by {total} fresh attacks each")
 
         def after(pair: Pair) -> None:
-            nonlocal done
+            nonlocal last, done, made, spent
+            seconds, last = time.monotonic() - last, time.monotonic()
             done += 1
+            known = seconds < INSTANT_S
+            made, spent = (made, spent) if known else (made + 1, spent + seconds)
             before, now = (round(100 * one.right.double().mean().item()) for one in (pair.before, pair.after))
-            left = duration((time.monotonic() - start) / done * (total - done))
+            left = "known from before" if known else f"{duration(spent / made * (total - done))} left"
             name = f"{pair.trial.name}, {pair.trial.world.name}"
-            self.say(f"{done}/{total} {name}: robust {before} % -> {now} %; {left} left")
+            self.say(f"{done}/{total} {name}: robust {before} % -> {now} %; {left}")
 
         yield after
 

@@ -88,12 +88,14 @@ def evaluate(
     seed: int,
     threat: Threat | None = None,
     worlds: Sequence[str] | None = None,
+    shared: bool = False,
     report: Callable[[str], None] = lambda what: None,
 ) -> Evaluation:
     """Judge on `views` fresh views of each scene: the world itself with controls, each named world, the promise.
 
     threat: on these scenes; it places the artwork where that is drawn anew for every view, or differs between faces.
     worlds: all named ones by default.
+    shared: among the processes of `torchrun`, all of which call this and get the same figures.
     UserError: some scenes are of the goal's class.
     """
     objective = objective_of(target, goal_of(target, goal))
@@ -102,7 +104,7 @@ def evaluate(
     seed = derive(seed, "judge")
     with frozen(target.module):
         report(f"{world.name}: clean" + (", artwork, controls" if artwork is not None else ""))
-        held_out = HeldOut(target, scenes, world, views, seed, threat)
+        held_out = HeldOut(target, scenes, world, views, seed, threat, shared=shared)
         verdict = _judge(held_out, objective, artwork, controls=True)
         elsewhere = {}
         for name in [*worlds, PROMISE] if artwork is not None else []:
@@ -118,6 +120,11 @@ def evaluate(
     else:
         metrics |= {"risk": _risk(verdict, still, seed)}
     return Evaluation(metrics | {"world": {"name": world.name, "hash": world.hash}}, verdict)
+
+
+def alone(verdict: Verdict) -> Verdict:
+    """The same answers, whose views the first process can ask again by itself."""
+    return replace(verdict, held_out=replace(verdict.held_out, shared=False))
 
 
 def _wearing(held_out: HeldOut) -> HeldOut:

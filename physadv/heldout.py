@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from physadv import ranks
 from physadv.question import (
     Answer,
     Target,
@@ -35,6 +36,7 @@ class HeldOut:
 
     threat: says where the artwork is in each view; without it, an artwork stays where it is.
     keep: prepared light stays in memory, for views that are asked again and again.
+    shared: every process of `torchrun` answers its share of the chunks, and all of them learn every answer.
     """
 
     target: Target
@@ -44,6 +46,7 @@ class HeldOut:
     seed: int
     threat: Threat | None = None
     keep: bool = False
+    shared: bool = False
 
     def __len__(self) -> int:
         return len(self.scenes) * self.views
@@ -77,19 +80,19 @@ class HeldOut:
     @torch.no_grad()
     def answers(self, *artworks: Artwork | None) -> list[Answer]:
         """What the target says with each of the artworks, all in the same light (and with the same random defence)."""
-        order, chunks = [], []
-        for rows, place, shots in self._shots():
-            order.append(rows)
+        mine = []
+        share = self._prepared(self._chunks[ranks.rank() :: ranks.size()]) if self.shared else self._shots()
+        for rows, place, shots in share:
             bare = self._answer(shots.photograph(None), int(rows[0])) if None in artworks else None
             alike = bare is not None and not bool(self._wearing[rows].any())  # nothing carries any of them
-            chunks.append(
-                [
-                    bare
-                    if bare is not None and (artwork is None or alike)
-                    else self._answer(shots.photograph(self._on(artwork, rows, place)), int(rows[0]))
-                    for artwork in artworks
-                ]
-            )
+            said = [
+                bare
+                if bare is not None and (artwork is None or alike)
+                else self._answer(shots.photograph(self._on(artwork, rows, place)), int(rows[0]))
+                for artwork in artworks
+            ]
+            mine.append((rows, said))
+        order, chunks = zip(*(ranks.gathered(mine) if self.shared else mine), strict=True)
         back = torch.cat(order).argsort()
         return [taken(together_answers(parts), back) for parts in zip(*chunks, strict=True)]
 
@@ -125,15 +128,17 @@ class HeldOut:
         return worn if self.threat is None else worn.at(self.threat.places(place, self.scenes, self.scene[rows]))
 
     def _shots(self) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
-        return iter(self._kept) if self.keep else self._prepared()
+        return iter(self._kept) if self.keep else self._prepared(self._chunks)
 
     @cached_property
     def _kept(self) -> list[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
-        return list(self._prepared())
+        return list(self._prepared(self._chunks))
 
-    def _prepared(self) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
+    def _prepared(
+        self, chunks: list[Int[Tensor, " _"]]
+    ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m 2"], Shots]]:
         ids = view_ids(self.scene, self.views)
-        for rows in self._chunks:
+        for rows in chunks:
             views = self.world.draw([ids[row] for row in rows.tolist()], seed=self.seed)
             scenes = self.scenes.take(self.scene[rows])
             yield rows, views.place(), self.world.prepare(scenes, views, frame=self.target.frame)

@@ -70,8 +70,12 @@ class Learning(Generic[M]):
     def load(self, path: Path, told: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
         """Tensors and numbers that were saved beside. UserError: the checkpoint is of another training."""
         tensors, metadata = read_tensors(path)
-        if metadata.get("told") != json.loads(json.dumps(told)):
-            raise UserError(f"{path} is of a training with other options; give those again, or --overwrite.")
+        mine, saved = json.loads(json.dumps(told)), metadata.get("told") or {}
+        other = sorted(name for name in mine.keys() | saved.keys() if mine.get(name) != saved.get(name))
+        if other:
+            raise UserError(
+                f"{path} is of a training with other options ({', '.join(other)}); give those again, or --overwrite."
+            )
         self.step = metadata["step"]
         for part, values in self._states(saved=tensors).items():
             for name, value in values.items():

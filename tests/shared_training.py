@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from physadv import ranks
 from physadv.errors import UserError
 from physadv.files import write_json
-from physadv.harden import ranks
 from physadv.harden.classify import Signs, labelled_source
 from physadv.harden.loop import Checked, Hardened, harden
 from physadv.harden.recipe import RECIPES, Plan

@@ -39,6 +39,16 @@ def test_values_that_look_alike_in_a_folder_name_get_folders_of_their_own(tmp_pa
     assert len(made) == len({one.out for one in made.values()}) == 2
 
 
+def test_a_detector_has_a_batch_of_its_own(tmp_path: Path) -> None:
+    given = {"target": "builtin:signs-det", "scenes": "coco:there.json", "out": tmp_path, "submit": "gpu"}
+    made = combinations(HardenOptions(**given, sweep=["batch=16,24"]))
+    assert [one.batch for one in made.values()] == [16, 24]
+    with pytest.raises(UserError, match="multiple of 8"):
+        combinations(HardenOptions(**given, sweep=["batch=12"]))
+    with pytest.raises(UserError, match="does nothing in the hardening of a detector"):
+        combinations(HardenOptions(**given, sweep=["beta=3"]))
+
+
 def test_without_a_sweep_there_is_one_training(tmp_path: Path) -> None:
     assert [one.out for one in combinations(HardenOptions(out=tmp_path, submit="gpu")).values()] == [tmp_path / "run"]
 

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from physadv import ranks
 from physadv.attacks import Settings, attack, attack_each
 from physadv.errors import UserError
-from physadv.harden import loop, ranks
+from physadv.harden import loop
 from physadv.harden.awp import perturbed_weights
 from physadv.harden.classify import Signs, labelled_source
 from physadv.harden.inner import Divergence, Inner

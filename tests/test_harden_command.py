@@ -18,12 +18,24 @@ from physadv.errors import UserError
 from physadv.files import read_tensors
 from physadv.harden import journal as journal_module
 from physadv.harden import judge as judge_module
+from physadv.harden import watch as watch_module
 from physadv.harden.journal import HISTORY, Journal
-from physadv.harden.judge import Ledger, Outcome, Pair, attempt, clean_rates, gain, matrix, rates
+from physadv.harden.judge import (
+    PICTURES,
+    Ledger,
+    Outcome,
+    Pair,
+    attempt,
+    clean_rates,
+    fingerprint,
+    gain,
+    matrix,
+    rates,
+)
 from physadv.harden.loop import Epoch
 from physadv.harden.mixture import load_mixture, parse_mixture, split_threats
 from physadv.harden.trials import SIZES, Trial, Tries, trained_sizes, trials
-from physadv.harden.watch import held_out_scenes
+from physadv.harden.watch import checker, held_out_scenes
 from physadv.report.card import card
 from physadv.report.harden import harden_headline, harden_tables
 from physadv.runs import hardened as hardened_module
@@ -72,6 +84,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = folder / "signs" / name / f"{number}.png"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
     save_classifier(folder / "net", tiny(), "tiny-cnn", {})
+    for name, colour in COLOURS.items():
+        (folder / "others" / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = random.normal(0, 25, (24, 24, 3)) + np.array(colour) * random.uniform(0.6, 1.2)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "others" / name / f"{number}.png")
     (folder / "toy.py").write_text(TOY.format(classes=NAMES))
     return folder
 
@@ -93,7 +110,7 @@ def hardened(options: HardenOptions) -> dict:
 def done(folder: Path) -> tuple[Path, dict]:
     """One run, end to end."""
     out = folder / "done"
-    judge = f"imagefolder:{folder / 'signs'}"
+    judge = f"imagefolder:{folder / 'others'}"
     return out, hardened(options(folder, out, epochs=2, judge=judge, threat=["patch:10%@worst+ring:4%"]))
 
 
@@ -176,7 +193,7 @@ def test_a_run_that_was_killed_ends_at_the_same_bits(folder: Path, tmp_path: Pat
         def hardening(self, epoch: Epoch) -> None:
             raise KeyboardInterrupt
 
-    out, judge = tmp_path / "out", f"imagefolder:{folder / 'signs'}"
+    out, judge = tmp_path / "out", f"imagefolder:{folder / 'others'}"
     said = options(folder, out, epochs=2, judge=judge, threat=["patch:10%@worst", "ring:4%"])
     with pytest.raises(KeyboardInterrupt):
         run_harden(said, command="", console=Killed(quiet=True))
@@ -194,7 +211,7 @@ def test_a_run_that_was_killed_ends_at_the_same_bits(folder: Path, tmp_path: Pat
 def test_what_is_judged_is_not_attacked_again(folder: Path, done: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch):
     out, metrics = done
     monkeypatch.setattr(judge_module, "attempt", lambda *_, **__: pytest.fail("attacked again"))
-    said = options(folder, out, epochs=2, judge=f"imagefolder:{folder / 'signs'}", resume=True)
+    said = options(folder, out, epochs=2, judge=f"imagefolder:{folder / 'others'}", resume=True)
     again = hardened(said.model_copy(update={"threat": ["patch:10%@worst+ring:4%"]}))
     assert again["attacks"] == metrics["attacks"]
 
@@ -208,6 +225,25 @@ def test_a_ledger_of_other_scenes_is_not_read(tmp_path: Path):
     other = Outcome(~outcome.clean, outcome.right)
     found = Ledger(tmp_path / "judged.json", {"judge": "b"}).outcome(target, trial, lambda: other)
     assert torch.equal(found.clean, other.clean)
+
+
+def test_a_ledger_of_other_photographs_under_the_same_name_is_not_read(tmp_path: Path, few: Scenes):
+    target, trial = blind_classifier(), Trial("ring:4%", DIGITAL, Tries())
+    first, second = (Outcome(torch.tensor([[one]]), torch.tensor([[one]])) for one in (True, False))
+    path, told = tmp_path / "judged.json", {"judge": "a"}
+    marks = [fingerprint(one) for one in (few, few, few.relabelled(few.labels + 1), brighter(few))]
+    assert marks[0] == marks[1]
+    assert len(set(marks)) == 3
+    Ledger(path, told).outcome(target, trial, lambda: first)  # as an earlier version wrote it
+    known = Ledger(path, told | {PICTURES: marks[0]}).outcome(target, trial, lambda: pytest.fail("made again"))
+    assert torch.equal(known.clean, first.clean)
+    Ledger(tmp_path / "new.json", told | {PICTURES: marks[0]}).outcome(target, trial, lambda: first)
+    found = Ledger(tmp_path / "new.json", told | {PICTURES: marks[3]}).outcome(target, trial, lambda: second)
+    assert torch.equal(found.clean, second.clean)
+
+
+def brighter(scenes: Scenes) -> Scenes:
+    return replace(scenes, images=scenes.images // 2 if scenes.images.dtype == torch.uint8 else scenes.images / 2)
 
 
 def test_somebody_elses_module_gets_a_state_file(folder: Path, tmp_path: Path, briefly: None):
@@ -249,12 +285,24 @@ def test_from_scratch_begins_anew_and_compares_with_what_was_given(folder: Path,
         ({"scenes": "staged:stop,yield", "threat": ["linf:2/255"]}, "staged signs have none"),
         ({"resume": True}, "no run in"),
         ({"judge": "imagefolder:nowhere"}, "nowhere"),
+        (
+            {"judge": "imagefolder:{folder}/signs", "judge_limit": 0},
+            "36 of the 36 photographs of --judge are also trained on",
+        ),
+        ({"judge": "imagefolder:{folder}/signs", "classes": ["stop", "yield"], "judge_limit": 0}, "24 of the 24"),
+        ({"audit": True}, "name them with --judge"),
+        ({"threat": ["linf:2/255"], "unlabelled": "staged:stop,yield"}, "not staged signs"),
+        ({"beside": ["safetensors:nowhere"]}, "nowhere"),
+        ({"variant": "nonsense"}, "no variant 'nonsense'"),
+        ({"variant": "uat-ft"}, "add --unlabelled"),
+        ({"unlabelled_weight": 0.1}, "add --unlabelled"),
         ({"device": "cuda:7"}, "not there"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(folder: Path, tmp_path: Path, given: dict, said: str):
     out = tmp_path / "out"
     target = {"target": "builtin:gtsrb"} if "staged" in str(given.get("scenes")) else {}
+    given = {name: one.format(folder=folder) if isinstance(one, str) else one for name, one in given.items()}
     with pytest.raises(UserError, match=said) as raised:
         hardened(options(folder, out, **(target | given)))
     assert str(raised.value).count("\n") == 0
@@ -338,6 +386,60 @@ def test_the_trials_are_the_trained_ones_first_and_no_other_of_them():
     assert tried["patch:5%@worst"] == (2, 50)
 
 
+def test_what_is_spelled_otherwise_is_not_new():
+    made = trials(["stickers", "patch:8.0%@worst"], world=DIGITAL, tries=Tries(), staged=False, mask="two-bars")
+    digital = {one.threat: one.novel for one in made if one.world.name == "digital" and one.optimiser == "pgd"}
+    assert "stickers:two-bars" not in digital
+    assert "patch:8%@worst" not in digital
+    assert digital["stickers:rp2"] == ("mask",)
+    assert digital["patch:5%@worst"] == ("size",)
+    other = trials(["stickers"], world=DIGITAL, tries=Tries(), staged=False, mask="rp2")
+    assert {one.threat: one.novel for one in other if not one.plain}["stickers:two-bars"] == ("mask", "world")
+
+
+def test_a_mixture_in_a_file_is_taken_apart(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("mixture:\n- {light: {exposure: {stops: [-1, 1]}}}\n- {}\n- {light: {exposure: {stops: [2, 3]}}}\n")
+    world = load_world(str(path))
+    made = trials(["ring:4%"], world=world, tries=Tries(), staged=False)
+    own = [one.world for one in made if one.trained]
+    assert [one.name for one in own] == ["digital", "mine (1 of 3)", "mine (3 of 3)"]
+    assert [one.components for one in own[1:]] == [(world.components[0],), (world.components[2],)]
+
+
+def test_tries_are_what_ran():
+    how = {"threat": "ring:4%", "world": DIGITAL, "tries": Tries(steps=50, restarts=2)}
+    assert Trial(**how).ran == {"restarts": 2, "steps": 50, "candidates": 0}
+    assert Trial(**how, optimiser="random-search").ran == {"restarts": 2, "steps": 150, "candidates": 0}
+    assert Trial(**how | {"threat": "shadow:0.43"}).ran == {"restarts": 2, "steps": 1, "candidates": 200}
+    assert Trial(**how | {"threat": "patch:5%@worst"}).ran == {"restarts": 2, "steps": 50, "candidates": 48}
+    assert Trial(**how, plain=True).ran is None
+
+
+def test_a_check_takes_what_fits_and_draws_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, int]] = []
+
+    def attempt(target: Classifier, scenes: Scenes, trial: Trial, *, seed: int) -> Outcome:
+        asked.append((trial.threat, seed))
+        right = torch.ones(1, len(scenes), dtype=torch.bool)
+        return Outcome(right, right)
+
+    monkeypatch.setattr(watch_module, "attempt", attempt)
+    how = {"world": DIGITAL, "mask": None, "palette": None, "tries": Tries(), "seed": 7}
+    checker(tiny(), load_scenes("staged:stop,yield"), ["linf:2/255", "patch:10%"], **how)(tiny().module)
+    assert [threat for threat, _ in asked] == ["patch:10%"]
+    assert asked[0][1] != 7, "the seed of the final judge"
+
+
+def test_the_headline_claims_what_was_trained(done: tuple[Path, dict]):
+    _, metrics = done
+    rows = [one | {"trained": one["world"] == "drive-by" and not one["novel"][:-1]} for one in metrics["attacks"]]
+    said = harden_headline(metrics | {"attacks": rows})
+    assert "of the kind it was trained on (patch:10%@worst, drive-by)" in said
+    said = harden_headline(metrics | {"attacks": [one | {"trained": False} for one in rows]})
+    assert "none of which is of the kind it was trained on (patch:10%@worst, digital)" in said
+
+
 def test_a_world_of_the_mixture_is_not_new():
     made = trials(["stickers:rp2"], world=load_world("digital+night"), tries=Tries(), staged=False)
     own = [(one.threat, one.world.name) for one in made if one.trained]
@@ -416,12 +518,13 @@ def test_the_matrix_tries_harder_where_a_target_was_trained(few: Scenes, monkeyp
     tried: list[tuple[str, int]] = []
 
     def attempt(target: Classifier, scenes: Scenes, trial: Trial, *, seed: int) -> Outcome:
+        assert trial.palette == "bw", "the palette of the training"
         tried.append((trial.threat, trial.tries.restarts))
         right = torch.ones(1, len(scenes), dtype=torch.bool)
         return Outcome(right, right)
 
     monkeypatch.setattr(judge_module, "attempt", attempt)
-    rows = matrix({"a": tiny()}, few, trained={"a": (8.0,)}, tries=Tries(), seed=0, sizes=(5, 8))
+    rows = matrix({"a": tiny()}, few, trained={"a": (8.0,)}, tries=Tries(), seed=0, palette="bw", sizes=(5, 8))
     assert tried == [("patch:5%@worst", 2), ("patch:8%@worst", 5)]
     assert [cell["trained"] for cell in rows[0]["cells"]] == [False, True]
     assert rows[0]["cells"][0]["robust"]["rate"] == 1

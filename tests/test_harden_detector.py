@@ -21,8 +21,9 @@ from physadv.harden.detect import Batch, Clean, Photographs, attackable, dressed
 from physadv.harden.detect_judge import CHECK, Trial, check_of, operated
 from physadv.harden.loop import Checked, harden
 from physadv.harden.recipe import RECIPES, Plan
+from physadv.runs import harden_detector
 from physadv.runs.harden import run_harden
-from physadv.runs.harden_detector import OWN, completed, detector_plan, known_to
+from physadv.runs.harden_detector import OWN, completed, detector_plan, known_to, run_harden_detector
 from physadv.scenes.base import Scenes
 from physadv.scenes.street import Street, coco
 from physadv.scenes.street_develop import develop_street
@@ -55,6 +56,18 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> list[Street]:
         content["images"].append({"id": row, "file_name": f"{row}.png", "group": row // 2})
     (folder / "instances.json").write_text(json.dumps(content))
     return coco(folder / "instances.json")
+
+
+@pytest.fixture(scope="module")
+def others(streets: list[Street], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same places, photographed again: a little brighter."""
+    folder, there = tmp_path_factory.mktemp("others"), streets[0].path.parent
+    for path in there.glob("*.png"):
+        Image.fromarray((np.asarray(Image.open(path)).astype(int) + 3).clip(0, 255).astype(np.uint8)).save(
+            folder / path.name
+        )
+    (folder / "instances.json").write_text((there / "instances.json").read_text())
+    return f"coco:{folder / 'instances.json'}"
 
 
 @pytest.fixture(scope="module")
@@ -308,12 +321,12 @@ def options(folder: Path, streets: list[Street], **given) -> HardenOptions:
 
 
 def test_the_command_hardens_judges_and_keeps_a_detector(
-    target: Detector, streets: list[Street], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: Detector, streets: list[Street], others: str, tmp_path: Path
 ) -> None:
     save_target(tmp_path / "mine", replace(target, threshold=0.01), "signs-det", {})
     given = {"target": f"safetensors:{tmp_path / 'mine'}", "epochs": 1, "batch": 8, "resolution_px": 8}
     given |= {"threat": ["patch:21%"], "world": "digital", "judge_steps": 2, "classes": ["speedlimit"], "quick": True}
-    spec = f"coco:{streets[0].path.parent / 'instances.json'}"
+    spec = others
     with Console() as console:
         metrics = run_harden(options(tmp_path, streets, judge=spec, **given), command="harden", console=console)
     out = tmp_path / "out"
@@ -335,12 +348,62 @@ def test_a_detector_has_its_own_defaults(tmp_path: Path, streets: list[Street]) 
     plan = detector_plan(completed(options(tmp_path, streets, epochs=3)))
     assert (plan.epochs, plan.batch, plan.shard, plan.recipe.name) == (3, OWN["batch"], 8, "universal")
     assert completed(options(tmp_path, streets, threat=["ring:10%"])).threats == ("ring:10%",)
+    assert (plan.weight_decay, plan.ema) == (OWN["weight_decay"], OWN["ema"])
+    plan = detector_plan(completed(options(tmp_path, streets, weight_decay=0.3, ema=0.5)))
+    assert (plan.weight_decay, plan.ema) == (0.3, 0.5)
 
 
-@pytest.mark.parametrize("given", [{"unlabelled": "gtsrb:there"}, {"from_scratch": True}, {"beta": 2.0}])
+IDLE = {
+    "unlabelled": "gtsrb:there",
+    "from_scratch": True,
+    "beta": 2.0,
+    "smoothing": 0.1,
+    "variant": "uat-ft",
+    "unlabelled_weight": 0.2,
+}
+
+
+@pytest.mark.parametrize("given", [{name: value} for name, value in IDLE.items()])
 def test_what_does_nothing_here_is_refused(tmp_path: Path, streets: list[Street], given: dict) -> None:
     with pytest.raises(UserError, match="does nothing in the hardening of a detector"):
         completed(options(tmp_path, streets, **given))
+
+
+def test_photographs_of_the_training_do_not_judge(target: Detector, streets: list[Street], tmp_path: Path) -> None:
+    spec = f"coco:{streets[0].path.parent / 'instances.json'}"
+    with pytest.raises(UserError, match="12 of the 12 photographs of --judge are also in --scenes"):
+        run_harden_detector(options(tmp_path, streets, judge=spec), target, command="", console=Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_photographs_without_the_classes_are_refused(
+    target: Detector, streets: list[Street], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = [one for one in streets if not any(sign.label == "crosswalk" for sign in one.signs)]
+    shown = [one for one in streets if one not in empty]
+    monkeypatch.setattr(harden_detector, "hold_out", lambda *_, **__: (shown, empty))
+    with pytest.raises(UserError, match=f"None of the {len(empty)} held-out photographs shows crosswalk"):
+        run_harden_detector(
+            options(tmp_path, streets, classes=["crosswalk"]), target, command="", console=Console(quiet=True)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_check_after_an_epoch_draws_other_views_than_the_judge(
+    target: Detector, streets: list[Street], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def noted(target: Detector, held: Sequence[Street], trial: Trial):
+        raise Seen(trial.seed)
+
+    monkeypatch.setattr(harden_detector, "check_of", noted)
+    with pytest.raises(Seen) as raised:
+        run_harden_detector(
+            options(tmp_path, streets, batch=8, seed=5), target, command="", console=Console(quiet=True)
+        )
+    assert raised.value.args[0] != 5
 
 
 def test_boxes_of_unknown_classes_are_left_out(target: Detector, streets: list[Street]) -> None:

@@ -10,7 +10,7 @@ is blurred once, what the artwork adds to it is blurred in its own window, and o
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -307,6 +307,9 @@ def _signs(exposure: Exposure, artwork: Artwork) -> Signs:
     """The signs that carry the artwork, and how it hangs on each."""
     draw, at = exposure.draw, exposure.at
     of, to_px, colour, px_per_mm = exposure.of, at.to_px, exposure.colour, at.px_per_mm
+    if artwork.cast:  # it hangs on nothing, and no light comes back from it
+        mounted = {family: values for family, values in draw.params.items() if family not in (Placement, Bend)}
+        draw, colour = replace(draw, stages=draw.stages.without("mount"), params=mounted), 0 * colour
     if exposure.worn is not None:
         of, to_px, colour, px_per_mm = (part[exposure.worn] for part in (of, to_px, colour, px_per_mm))
         artwork = artwork.take(of)

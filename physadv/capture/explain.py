@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from physadv.calibration.fit import Camera
 from physadv.capture.colours import colours
 from physadv.capture.gap import Split, split, summary
+from physadv.capture.hung import Printed
 from physadv.capture.judge import cut_out, locate, seed_of, sight_of, world_at
 from physadv.capture.measure import Measured, measure, sign_in, typical_ink
 from physadv.capture.photos import Photo
@@ -32,7 +34,10 @@ MIDDLE = (0.025, 0.5, 0.975)
 
 @dataclass(frozen=True)
 class Case:
-    """One photograph, small enough to be kept until the print of all is known. work: its artwork; None: clean."""
+    """One photograph, small enough to be kept until the print of all is known. work: its artwork; None: clean.
+
+    hung: the artwork on its uncut sheet. camera: of its colour strip, where that could be read.
+    """
 
     row: Row
     scenes: Scenes
@@ -43,6 +48,8 @@ class Case:
     plane: Plane
     pose: Pose
     measured: Measured
+    hung: Artwork | None = None
+    camera: Camera | None = None
 
 
 def chosen(rows: Sequence[Row], most: int) -> list[Row]:
@@ -61,6 +68,8 @@ def case_of(
     work: str | None,
     target: Classifier,
     paper_mm: tuple[float, ...] | None,
+    hung: Artwork | None = None,
+    printed: Printed | None = None,
 ) -> Case | None:
     """Where the row says the sign is. None: too little of the face shows after all."""
     sighting = locate(photo, Quad(row.corners_px), scenes)
@@ -70,11 +79,12 @@ def case_of(
         pose = Pose(row.distance_m, yaw_deg, pitch_deg, roll_deg, pose.focal_px)
     cut = cut_out(photo, sighting.plane, scenes, target.frame)
     sight = sight_of(photo, sighting.plane, scenes, target.frame)
-    measured = measure(sight, scenes, artwork, paper_mm=paper_mm)
+    measured = measure(sight, scenes, artwork if hung is None else hung, paper_mm=paper_mm)
     if measured is None:
         return None
     sign = sign_in(cut.sight(scenes), scenes)
-    return Case(row, scenes, artwork, work, cut.picture, sign, sighting.plane, pose, measured)
+    camera = None if printed is None or artwork is None else printed.camera(photo)
+    return Case(row, scenes, artwork, work, cut.picture, sign, sighting.plane, pose, measured, hung, camera)
 
 
 def explain(
@@ -86,8 +96,9 @@ def explain(
     views: int,
     seed: int,
     advance: Callable[[int], None],
+    printed: Printed | None = None,
 ) -> dict[str, Any] | None:
-    """`gap` of metrics.json; None without any case."""
+    """`gap` of metrics.json; None without any case. printed: reads the print off the strip, where that is seen."""
     if not cases:
         return None
     inks = [stages.get(Ink) for stages in world.components]
@@ -96,7 +107,9 @@ def explain(
     responses = {work: one.response(typical_ink(inks[0])) for work, one in prints.items()}
     splits = []
     for case in cases:
-        splits.append(_split(case, responses.get(case.work or ""), target, objective, world, views, seed))
+        response = _by_strip(case, printed, typical_ink(inks[0]))
+        response = responses.get(case.work or "") if response is None else response
+        splits.append(_split(case, response, target, objective, world, views, seed))
         advance(1)
     artworks = {case.work: case.artwork for case in cases if case.artwork is not None}
     named = [
@@ -104,7 +117,16 @@ def explain(
         for work, response in responses.items()
         for row in colours(artworks[work], response, inks, seed=seed)
     ]
-    return summary(splits, seed=seed) | {"measured": _distributions(cases, splits), "colours": named}
+    strips = {"strips": None if printed is None else sum(case.camera is not None for case in cases)}
+    return summary(splits, seed=seed) | strips | {"measured": _distributions(cases, splits), "colours": named}
+
+
+def _by_strip(case: Case, printed: Printed | None, prior: Float[Tensor, "3 11"]) -> Float[Tensor, "3 11"] | None:
+    """The artwork's print in the light of its photograph; None where its strip was not read."""
+    worn = case.artwork if case.hung is None else case.hung
+    if printed is None or case.camera is None or worn is None:
+        return None
+    return printed.response(worn, case.camera, case.measured.light, prior)
 
 
 def _split(
@@ -123,7 +145,7 @@ def _split(
         group=case.row.group,
         target=target,
         scenes=case.scenes,
-        artwork=case.artwork,
+        artwork=case.artwork if case.hung is None else case.hung,
         objective=objective,
         world=world_at(world, case.pose, case.scenes.faces.size_mm[0]),
         views=views,

@@ -154,11 +154,12 @@ def judge(
     views: int,
     seed: int,
     paper_mm: tuple[float, ...] | None = None,
+    hung: Artwork | None = None,
 ) -> Answer:
     """The target on the photograph, and on `views` views that the world takes of the staged sign from the same place.
 
     The clean sign is not in the photograph, so success counts whatever the target would say without the artwork, in
-    the photograph as in the views.
+    the photograph as in the views. hung: the artwork on its uncut sheet, which the views show in its place.
     """
     seen = cut_out(photo, sighting.plane, scenes, target.frame).picture.to(target.device)
     there = world_at(world, sighting.pose, scenes.faces.size_mm[0])
@@ -166,8 +167,9 @@ def judge(
     sight = sight_of(photo, sighting.plane, scenes, target.frame)
     with frozen(target.module), torch.no_grad():
         logits = target(seen[None])
-        (foretold,) = held_out.answers(artwork)
-        first = next(held_out.photographs(artwork))[0]
+        worn = artwork if hung is None else hung
+        (foretold,) = held_out.answers(worn)
+        first = next(held_out.photographs(worn))[0]
     confidence, row = logits.softmax(1).max(1)
     return Answer(
         name=target.classes[int(row)],

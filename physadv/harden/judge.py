@@ -4,6 +4,7 @@ Threats of the training say little alone: other sizes, places, masks, balls and 
 against this one attack only (Rao et al. 2020, section 4.3; Tramèr et al. 2020).
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from physadv.transforms.stages import derive
 from physadv.transforms.world import DIGITAL
 
 _VIEWS = 4  # fresh views of each scene that judge, where they differ
+PICTURES = "pictures"  # of what a ledger is told: the hash of the scenes
 _BLOCKS = 8  # of a sticker in random colours, along its side
 
 
@@ -63,7 +65,7 @@ class Pair:
             "optimiser": None if trial.plain else trial.optimiser,
             "trained": trial.trained,
             "novel": [*trial.novel],
-            "tries": None if trial.plain else {"restarts": trial.tries.restarts, "steps": trial.tries.steps},
+            "tries": trial.ran,
             "before": rates(self.before, groups, seed=seed),
             "after": rates(self.after, groups, seed=seed),
             "difference": gain(self.before.right, self.after.right, groups, seed=seed),
@@ -74,7 +76,7 @@ class Pair:
 class Ledger:
     """Outcomes that are known already, on disk after each, so that a judgement goes on where it was stopped.
 
-    told: what they are of; a file of other scenes is not read.
+    told: what they are of; a file of other scenes is not read. What an older file does not tell is not asked of it.
     """
 
     path: Path | None = None
@@ -84,7 +86,8 @@ class Ledger:
     def __post_init__(self) -> None:
         if self.path is not None and self.path.is_file():
             saved = read_json(self.path)
-            self.known = saved["known"] if saved["told"] == self.told else {}
+            told = {name: value for name, value in self.told.items() if name != PICTURES or name in saved["told"]}
+            self.known = saved["known"] if saved["told"] == told else {}
 
     def outcome(self, target: Classifier, trial: Trial, make: Callable[[], Outcome]) -> Outcome:
         """From the file, or made and written down."""
@@ -96,6 +99,15 @@ class Ledger:
                 write_json(self.path, {"told": self.told, "known": self.known})
         clean, right = (torch.tensor(part, dtype=torch.bool) for part in self.known[key])
         return Outcome(clean, right)
+
+
+def fingerprint(scenes: Scenes) -> str:
+    """16 hex digits of the pictures, of what is behind staged signs, and of the labels."""
+    digest = hashlib.sha256()
+    for part in (scenes.images, scenes.labels, scenes.backgrounds):
+        if part is not None:
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def compare(
@@ -124,6 +136,8 @@ def matrix(
     trained: Mapping[str, Sequence[float]],
     tries: Tries,
     seed: int,
+    mask: str | None = None,
+    palette: str | None = None,
     sizes: Sequence[float] = SIZES,
     ledger: Ledger | None = None,
     report: Callable[[str, float, Outcome], None] = lambda name, size, outcome: None,
@@ -137,7 +151,8 @@ def matrix(
         cells = []
         for size in sizes:
             own = size in trained.get(name, ())
-            trial = Trial(sized(size), DIGITAL, tries if own else tries.fewer, () if own else ("size",))
+            effort, new = (tries, ()) if own else (tries.fewer, ("size",))
+            trial = Trial(sized(size), DIGITAL, effort, new, mask=mask, palette=palette)
             outcome = _known(target, scenes, trial, seed=seed, ledger=ledger)
             report(name, size, outcome)
             told = rates(outcome, scenes.groups, seed=seed)["robust"]

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from physadv.harden import ranks
+from physadv import ranks
 from physadv.harden.awp import perturbed_weights
 from physadv.harden.memory import Memory
 from physadv.harden.recipe import Plan

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from physadv.harden.mixture import CUT_OUT, is_ball, parse_mixture
+from physadv.errors import UserError
+from physadv.harden.mixture import CUT_OUT, is_ball, parse_mixture, parse_one
+from physadv.location import CANDIDATES, STILL_CANDIDATES
 from physadv.settings import Settings
 from physadv.transforms.world import DIGITAL, World, load_world
 
@@ -74,6 +77,16 @@ class Trial:
         effort = "" if self.plain else f" {tries.restarts}x{tries.steps}"
         return f"{self.name} {self.mask} {self.palette} {self.world.hash}{effort} {tries.resolution_px}"
 
+    @property
+    def ran(self) -> dict[str, int] | None:
+        """How hard it tries: starts, steps of each, and the places or shapes tried before; None of a plain sticker."""
+        if self.plain:
+            return None
+        still, tried = self.threat.startswith("shadow"), self.tries
+        steps = 1 if still else self.settings(random=False, ball=False).steps
+        sought = STILL_CANDIDATES if still else CANDIDATES if self.threat.endswith("@worst") else 0
+        return {"restarts": tried.restarts, "steps": steps, "candidates": max(sought, tried.restarts) if sought else 0}
+
     def settings(self, *, random: bool, ball: bool) -> Settings:
         """random: two views of a scene can differ."""
         blind = self.optimiser == "random-search"
@@ -104,6 +117,7 @@ def trials(
     """First what was trained on, then everything else. world: of the training; staged: of the scenes that judge."""
     specs = parse_mixture(threats, mask=mask, palette=palette)
     printed = [text for text, spec in specs.items() if not is_ball(spec)]
+    seen = [*specs.values()]
     first = next((text for text in printed if text.partition(":")[0] in CUT_OUT), _DEFAULT)
     known = {part.hash for part in _parts(world)}
     with_colours: dict[str, Any] = {"mask": mask, "palette": palette}
@@ -116,6 +130,7 @@ def trials(
         new = () if where.hash in known else ("world",)
         digital = where.hash == DIGITAL.hash
         said = _unseen(threats, first, balls=digital and not staged, all_of_them=digital)
+        said = {text: what for text, what in said.items() if parse_one(text, **with_colours) not in seen}
         made += [Trial(text, where, tries.fewer, (*what, *new), **with_colours) for text, what in said.items()]
         if digital:
             for optimiser, what in (("adam", "optimiser"), ("random-search", "no gradient")):
@@ -140,12 +155,27 @@ def _worlds(world: World) -> list[World]:
 
 
 def _parts(world: World) -> list[World]:
-    """The worlds that a mixture joins."""
-    return [load_world(part) for part in world.name.split("+")] if len(world.components) > 1 else [world]
+    """The worlds that a mixture joins, each once: by their own names where the mixture's tells them."""
+    if len(world.components) == 1:
+        return [world]
+    count, known = len(world.components), {one.hash: one for one in _named(world.name)}
+    parts = [
+        World(f"{world.name} ({part} of {count})", (stages,)) for part, stages in enumerate(world.components, start=1)
+    ]
+    return [*{one.hash: known.get(one.hash, one) for one in parts}.values()]
+
+
+def _named(joined: str) -> list[World]:
+    """Worlds that a name joins by +; what names none (a file that has a name of its own) is left out."""
+    found = []
+    for part in joined.split("+"):
+        with suppress(UserError):
+            found.append(load_world(part))
+    return found
 
 
 def _unseen(threats: Sequence[str], first: str, *, balls: bool, all_of_them: bool) -> dict[str, tuple[str, ...]]:
-    """Threats that were not trained on, and what is new in each."""
+    """Threats beside those of the training, and what is new in each."""
     patches = any(text.startswith("patch") for text in threats)
     size, place = ("size" if patches else "shape"), ("place" if patches else "shape")
     share = next(iter(trained_sizes([first])), 10.0)
@@ -155,5 +185,4 @@ def _unseen(threats: Sequence[str], first: str, *, balls: bool, all_of_them: boo
     said |= dict.fromkeys(MASKS, ("mask",) if stickers else ("shape",))
     said |= {RING: ("size",) if any(text.startswith("ring") for text in threats) else ("shape",)}
     said |= {} if any(text.startswith("shadow") for text in threats) else {SHADOW: ("shape",)}
-    said |= dict.fromkeys(BALLS, ("ball",)) if balls else {}
-    return {text: what for text, what in said.items() if text not in threats and f"{text}@center" not in threats}
+    return said | (dict.fromkeys(BALLS, ("ball",)) if balls else {})

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from physadv.errors import UserError
 from physadv.harden.judge import attempt
 from physadv.harden.loop import Checked
+from physadv.harden.mixture import fitting
 from physadv.harden.trials import Trial, Tries
 from physadv.scenes.base import Scenes
 from physadv.scenes.canvas import spread
 from physadv.targets.base import Classifier
+from physadv.transforms.stages import derive
 from physadv.transforms.world import World
 
 EVERY = 10  # one track in so many is held out
@@ -51,7 +53,8 @@ def checker(
     tries: Tries,
     seed: int,
 ) -> Callable[[nn.Module], Checked]:
-    """The robust and the clean share of at most `SCENES` held-out scenes, the threats of the mixture taking turns."""
+    """The robust and the clean share of at most `SCENES` held-out scenes, the threats that fit them taking turns."""
+    threats = fitting(threats, held, mask=mask, palette=palette)
     few = held.take(torch.tensor(spread(held.groups, min(SCENES, len(held)))))
     threats = threats[: len(few)]
     parts = [few.take(torch.arange(first, len(few), len(threats))) for first in range(len(threats))]
@@ -59,7 +62,7 @@ def checker(
 
     def check(module: nn.Module) -> Checked:
         found = [
-            attempt(replace(target, module=module), part, trial, seed=seed)
+            attempt(replace(target, module=module), part, trial, seed=derive(seed, "check"))
             for part, trial in zip(parts, made, strict=True)
         ]
         robust, clean = (torch.cat([getattr(one, name).flatten() for one in found]) for name in ("right", "clean"))

@@ -125,6 +125,7 @@ def _gap(gap: Metrics) -> dict[str, Any]:
     ]
     return {
         "photographs": gap["photographs"],
+        "strips": gap.get("strips"),
         "bars": [_bar(row, limit) for row in rows],
         "ticks": [(50 + 50 * share, signed(round(100 * share * limit, 1))) for share in (-1, -0.5, 0, 0.5, 1)],
         "table": [("the gap", *(_plain(gap[name]["gap"]) for name in ("margin", "colour"))), *table],

@@ -29,7 +29,9 @@ def card(metrics: Mapping[str, Any]) -> str:
         + (" of the same architecture, trained anew." if config["from_scratch"] else ", trained further."),
         f"- **Data**: {count(training['images'], 'image')} of {config['scenes']}"
         + (f" beside {config['staged']}" if config["staged"] not in (None, "none") else "")
-        + f"; {count(training['held_out'], 'scene')} of other signs chose the weights.",
+        + f"; {count(training['held_out'], 'scene')} "
+        + ("before other backgrounds" if config["scenes"].startswith("staged:") else "of other signs")
+        + " chose the weights.",
         f"- **Threat**: {', '.join(run['threats'])}, in the world {run['world']['name']} ({run['world']['hash']}).",
         f"- **Recipe**: {recipe['name']} ({recipe['paper']}): {count(recipe['steps'], 'inner step')}, "
         f"{count(plan['epochs'], 'epoch')}, batch {plan['batch']}, learning rate {plan['learning_rate']:g}; "

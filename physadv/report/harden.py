@@ -49,12 +49,13 @@ class Example:
 
 
 def harden_headline(metrics: Mapping[str, Any]) -> str:
-    """The first trained threat, what is new and fares worst, and the price."""
-    first, *_ = metrics["attacks"]
+    """The first trained threat where there is one, what is new and fares worst, and the price."""
+    first = next((one for one in metrics["attacks"] if one["trained"]), metrics["attacks"][0])
     was, now = (percent(first[side]["robust"]["rate"]) for side in ("before", "after"))
+    kind = "of the kind it was trained on" if first["trained"] else "none of which is of the kind it was trained on"
     start = (
-        f"Under fresh attacks of the kind it was trained on ({first['name']}, {first['world']}) it answers {now} of "
-        f"the signs rightly, before {was}"
+        f"Under fresh attacks {kind} ({first['name']}, {first['world']}) it answers {now} of the signs rightly, "
+        f"before {was}"
     )
     unseen = [one for one in metrics["attacks"] if not one["trained"]]
     worst = min(unseen, key=lambda one: one["after"]["robust"]["rate"])

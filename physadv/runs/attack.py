@@ -4,19 +4,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from physadv import ranks
 from physadv.approach import Approaches
 from physadv.attacks import Attacked, attack, attack_each, check
 from physadv.config import AttackOptions, EvaluateOptions, SearchOptions
 from physadv.console import Console
 from physadv.errors import UserError
-from physadv.evaluation import Evaluation, evaluate
+from physadv.evaluation import Evaluation, alone, evaluate
 from physadv.files import prepare_folder, write_json
 from physadv.handwork import check_on_face
 from physadv.lagrangian import Closest, check_closest, closest
 from physadv.question import Target, check_question, classifier_only, goal_of
 from physadv.report import write_report
 from physadv.runs.drive import drive_towards, films
-from physadv.runs.shared import load_all, scenes_of, threat_of, versions
+from physadv.runs.shared import check_device, load_all, scenes_of, threat_of, versions
 from physadv.scenes import Scenes
 from physadv.threats import Artwork, covered_share, load_artwork, load_threat
 from physadv.threats.base import Threat
@@ -68,7 +69,24 @@ def run_attack(options: AttackOptions, *, command: str, console: Console) -> dic
 
 
 def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) -> dict[str, Any]:
-    """Judge what is given; metrics.json and report.html."""
+    """Judge what is given; metrics.json and report.html. Several processes share the views, and the first writes."""
+    check_device(options.device)
+    with ranks.joined(options.device):
+        _check_shared(options)
+        console = console if ranks.rank() == 0 else Console(quiet=True)
+        return _judged(options, command, console)
+
+
+def _check_shared(options: EvaluateOptions) -> None:
+    """UserError: several processes, and something they cannot share."""
+    if ranks.size() > 1 and options.attack:
+        raise UserError("Several processes would each make the whole --attack: make it with one, without torchrun.")
+    if ranks.size() > 1 and options.device != "cpu":
+        raise UserError("Several processes share an evaluation on the CPU only: use --device cpu, or one process.")
+
+
+def _judged(options: EvaluateOptions, command: str, console: Console) -> dict[str, Any]:
+    """What the first process wrote; {} in the others."""
     if options.artwork and options.attack:
         raise UserError("--artwork judges what is there and --attack makes something new: give one of them.")
     if options.artwork and options.artwork.resolve() == options.out.resolve():
@@ -86,15 +104,20 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
     if options.attack:
         threat = threat_of(options.attack, options, scenes)
         check(target, searched, threat, world=world, settings=settings, seed=options.seed)
-    out = prepare_folder(options.out, overwrite=options.overwrite)
+    if ranks.rank() == 0:
+        prepare_folder(options.out, overwrite=options.overwrite)
+    ranks.agreed(0.0)
     if options.attack and threat:
         how: dict[str, Any] = {"world": world, "settings": settings, "report": console.attack}
         found = attack_each(target, searched, threat, seed=options.seed, **how)
         artwork = found.artwork
         threat = threat.at(artwork.place_mm) if isinstance(threat, Sought) else threat
-    result = _evaluate(options, target, scenes, artwork, world, threat, console)
+    result = _evaluate(options, target, scenes, artwork, world, threat, console, shared=True)
+    if ranks.rank() > 0:
+        return {}
+    result = replace(result, verdict=alone(result.verdict))
     drives = _drives(options, target, scenes, artwork, world, console)
-    return _finish(_Outcome(options, command, target, scenes, artwork, result, found, drives), out)
+    return _finish(_Outcome(options, command, target, scenes, artwork, result, found, drives), options.out)
 
 
 def _intended(options: EvaluateOptions) -> str:
@@ -150,11 +173,13 @@ def _evaluate(
     world: World,
     threat: Threat | None,
     console: Console,
+    *,
+    shared: bool = False,
 ) -> Evaluation:
     views = options.judge_views or max(1 if target.frame.whole else 20, JUDGED_VIEWS // len(scenes))
     how: dict[str, Any] = {"world": world, "goal": options.goal, "views": views, "seed": options.seed}
     with console.status() as say:
-        return evaluate(target, scenes, artwork, threat=threat, report=say, **how)
+        return evaluate(target, scenes, artwork, threat=threat, shared=shared, report=say, **how)
 
 
 def _drives(

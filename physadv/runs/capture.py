@@ -11,10 +11,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from physadv.calibration.profile import load_profile
+from physadv.calibration.strip import Strip
 from physadv.capture import table
 from physadv.capture.advice import advice
 from physadv.capture.explain import Case, case_of, chosen, explain
 from physadv.capture.figures import figures
+from physadv.capture.hung import Printed, on_paper
 from physadv.capture.judge import Answer, Sighting, judge, locate
 from physadv.capture.layout import Layout, read_layout, sheet_layout
 from physadv.capture.photos import Photo, Skipped, Source, Video, open_source
@@ -53,6 +56,7 @@ class _Run:
     world: World
     source: Source
     where: Layout | dict[str, Quad]
+    printed: Printed | None = None
 
     def __post_init__(self) -> None:
         self._signs: dict[str, Scenes] = {}
@@ -88,6 +92,12 @@ class _Run:
     def work(self, folder: str | None) -> str:
         """What an artwork is called: its folder, as it was given."""
         return folder or (str(self.options.artwork) if self.options.artwork else CLEAN)
+
+    def hung(self, artwork: Artwork | None) -> Artwork | None:
+        """The artwork on its uncut sheet, where the sheet hangs on the sign."""
+        if artwork is None or not isinstance(self.where, Layout) or self.where.paper_mm is None:
+            return None
+        return on_paper(artwork, self.where)
 
     def quad(self, name: str) -> Quad | None:
         """What the table of quads says of a file."""
@@ -137,6 +147,7 @@ def _prepare(options: CaptureOptions) -> _Run:
     run = _Run(options, target, world, source, {})
     artwork = run.artwork(None, run.sign(options.face))
     run.where = _where(options, artwork)
+    run.printed = _printed(options)
     for quad in run.where.values() if isinstance(run.where, dict) else ():
         run.artwork(quad.artwork, run.sign(quad.label or options.face))
     return run
@@ -151,6 +162,18 @@ def _where(options: CaptureOptions, artwork: Artwork | None) -> Layout | dict[st
     if folder is None or (options.sheet is None and not (folder / SHEET).is_file()):
         raise UserError("Where is the sign? Give --sheet DIR, --tags FILE (tags round the sign) or --quads FILE.csv.")
     return sheet_layout(folder, None if artwork is None else artwork.to("cpu"))
+
+
+def _printed(options: CaptureOptions) -> Printed | None:
+    """UserError: there is a profile, but no sheet that would bear a strip."""
+    if options.profile is None:
+        return None
+    folder = options.sheet or options.artwork
+    if options.tags or options.quads or folder is None:
+        raise UserError(
+            "--profile reads the colour strip of a sheet that is hung whole: give --sheet, or leave it out."
+        )
+    return Printed(Strip(folder), load_profile(options.profile).table)
 
 
 def _check_printed(artwork: Artwork, name: str) -> None:
@@ -195,6 +218,7 @@ def _row(run: _Run, photo: Photo | Skipped, number: int, out: Path) -> Row:
             views=run.options.views,
             seed=run.options.seed,
             paper_mm=run.paper_mm,
+            hung=run.hung(run.artwork(folder, scenes)),
         )
     except UserError as error:
         return replace(row, skipped=str(error))
@@ -260,6 +284,7 @@ def _gap(run: _Run, rows: Sequence[Row], console: Console) -> dict[str, Any] | N
             views=run.options.views,
             seed=run.options.seed,
             advance=advance,
+            printed=run.printed,
         )
 
 
@@ -269,7 +294,17 @@ def _case(run: _Run, photo: Photo, row: Row) -> Case | None:
     folder = quad.artwork if quad else None
     artwork = run.artwork(folder, scenes)
     work = None if artwork is None else run.work(folder)
-    return case_of(photo, row, scenes=scenes, artwork=artwork, work=work, target=run.target, paper_mm=run.paper_mm)
+    return case_of(
+        photo,
+        row,
+        scenes=scenes,
+        artwork=artwork,
+        work=work,
+        target=run.target,
+        paper_mm=run.paper_mm,
+        hung=run.hung(artwork),
+        printed=run.printed,
+    )
 
 
 def _side_by_side(answer: Answer) -> bytes:

@@ -13,7 +13,10 @@ from physadv.config import HardenOptions, configure
 from physadv.console import Console
 from physadv.errors import UserError
 from physadv.files import prepare_folder, write_json
-from physadv.runs.harden import CHECKPOINT, run_harden
+from physadv.runs.harden import CHECKPOINT, arch_of, check_trainable, run_harden
+from physadv.runs.harden_detector import completed, detector_plan
+from physadv.scenes.spec import STREETS
+from physadv.targets.models import DETECTORS
 
 LOCAL = "local"
 OF_THE_SWEEP = ("out", "submit", "sweep", "submit_minutes", "submit_processes", "overwrite", "resume")
@@ -95,8 +98,18 @@ def combinations(options: HardenOptions) -> dict[str, HardenOptions]:
         folder = folder if folder not in made else f"{folder}_{len(made) + 1}"
         said = {name: [value] if _is_list(name) else value for name, value in here.items()}
         made[folder] = configure(HardenOptions, given | said | {"out": options.out / folder}, None)
-        made[folder].plan()
+        _check_plan(made[folder])
     return made
+
+
+def _check_plan(options: HardenOptions) -> None:
+    """The UserError that `harden` would raise for the options of its loop; a detector's has its own."""
+    check_trainable(options.target)
+    arch, boxes = arch_of(options.target), options.scenes.partition(":")[0] in STREETS
+    if arch in DETECTORS or (arch is None and boxes):
+        detector_plan(completed(options))
+    else:
+        options.plan()
 
 
 def _values(text: str) -> tuple[str, list[str]]:

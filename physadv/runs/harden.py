@@ -1,5 +1,7 @@
 """`physadv harden`: options in, adversarial training, and what it bought (`runs/hardened.py`)."""
 
+import hashlib
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -8,19 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from physadv import ASSETS
+from physadv import ASSETS, ranks
 from physadv.config import HardenOptions
 from physadv.console import Console
 from physadv.errors import UserError
 from physadv.files import prepare_folder, read_tensors
-from physadv.harden import ranks
 from physadv.harden.classify import Signs, Source, labelled_source
 from physadv.harden.journal import Journal, check_tensorboard
 from physadv.harden.loop import Epoch, Hardened, harden
 from physadv.harden.mixture import load_mixture, parse_mixture
 from physadv.harden.recipe import Plan
 from physadv.harden.trials import Tries
-from physadv.harden.unlabelled import unlabelled_source
+from physadv.harden.unlabelled import targets_of, unlabelled_source
 from physadv.harden.watch import checker, held_out_scenes
 from physadv.question import classifier_only, truth_of
 from physadv.runs.harden_detector import run_harden_detector
@@ -91,21 +92,56 @@ def _given(options: HardenOptions, target: Classifier, command: str) -> Given:
     if options.tensorboard:
         check_tensorboard()
     parse_mixture(options.threats, mask=options.mask, palette=options.palette)
+    _check_idle(options)
     plan, world, arch = options.plan(), load_world(options.world), arch_of(options.target)
     if world.reserved:
         raise UserError(f"The world {world.name!r} only judges: a training in it would spoil the promise.")
     before = replace(target, module=deepcopy(target.module))
     _check_parameters(target)
     scenes, held = held_out_scenes(scenes_of(options, options.scenes, options.backgrounds, target))
-    judged = held if options.judge is None else load_scenes(options.judge, backgrounds=_pictures(options))
-    truth_of(judged, target.classes)
+    judged = held
+    if options.judge is not None:
+        judged = load_scenes(options.judge, classes=options.classes, backgrounds=_pictures(options))
+    beside = {
+        spec: classifier_only(load_target(spec, device=options.device), "--beside") for spec in options.beside or ()
+    }
+    for one in (target, *beside.values()):
+        truth_of(judged, one.classes)
     if options.judge_limit:
         judged = judged.take(torch.tensor(spread(judged.groups, min(options.judge_limit, len(judged)))))
     if options.from_scratch:
         target = replace(target, module=_fresh(options, arch, target))
     sources = _sources(options, before, scenes, plan)
+    if options.judge is not None and not judged.staged:
+        _check_apart(judged, [*(one.scenes for one in sources), held])
     held, judged = held.to(options.device), judged.to(options.device)
-    return Given(options, command, arch, before, target, world, plan, sources, held, judged)
+    return Given(options, command, arch, before, target, world, plan, sources, held, judged, beside)
+
+
+def _check_idle(options: HardenOptions) -> None:
+    """UserError: an option without the one that it is for."""
+    if options.audit and options.judge is None:
+        raise UserError("--audit attacks signs that no training saw: name them with --judge, or leave --audit out.")
+    targets_of(options.variant)
+    idle = sorted({"variant", "unlabelled_weight"} & options.model_fields_set)
+    if idle and options.unlabelled is None:
+        raise UserError(f"--{idle[0].replace('_', '-')} is for photographs without labels: add --unlabelled.")
+
+
+def _check_apart(judged: Scenes, seen: Sequence[Scenes]) -> None:
+    """UserError: pictures that judge are among those that are trained on or choose the weights."""
+    known = {mark for one in seen if not one.staged for mark in _marks(one)}
+    shared = sum(mark in known for mark in _marks(judged))
+    if shared:
+        raise UserError(
+            f"{shared} of the {len(judged)} photographs of --judge are also trained on or choose the weights: give "
+            "photographs of other signs, or leave --judge out."
+        )
+
+
+def _marks(scenes: Scenes) -> list[bytes]:
+    """A hash of each picture."""
+    return [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in scenes.images.cpu()]
 
 
 def _pictures(options: HardenOptions) -> Path | None:
@@ -168,6 +204,8 @@ def _with_unlabelled(
     scenes = load_scenes(str(options.unlabelled)).to(options.device)
     share = first.share // 2
     threats = load_mixture(options.threats, scenes, **how)
+    if not threats:
+        raise UserError("linf and l2 change a photograph: give --unlabelled photographs, not staged signs.")
     said: dict[str, Any] = {"variant": options.variant, "weight": options.unlabelled_weight}
     return [
         replace(first, share=first.share - share),

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from physadv import ranks
 from physadv.config import QUICK, HardenOptions
 from physadv.console import Console
 from physadv.detection_data import drawn, hold_out, labelled
 from physadv.errors import UserError
-from physadv.files import prepare_folder, write_json
-from physadv.harden import ranks
+from physadv.files import prepare_folder, sha256, write_json
 from physadv.harden.detect import Clean, Photographs, attackable, check_trainable
 from physadv.harden.detect_judge import CHECK, JUDGE, Trial, check_of, operated
 from physadv.harden.journal import Journal, check_tensorboard
@@ -28,6 +28,7 @@ from physadv.scenes.street import Street
 from physadv.scenes.street_develop import develop_street
 from physadv.targets import Detector
 from physadv.targets.models import DETECTORS, save_target
+from physadv.transforms.stages import derive
 from physadv.transforms.world import World, load_world
 
 OWN: dict[str, Any] = {
@@ -37,15 +38,17 @@ OWN: dict[str, Any] = {
     "epochs": 10,
     "batch": 16,
     "learning_rate": 1e-3,
+    "weight_decay": 2e-2,
+    "ema": 0.99,
     "attacked": 0.5,
     "frozen_norm": True,
     "inner_steps": 1,
     "resolution_px": 32,
     "judge_steps": JUDGE.steps,
 }  # of options that were not given
-SHARD, EMA, DECAY, CLIP, STEP = 8, 0.99, 2e-2, 10.0, 0.2
+SHARD, CLIP, STEP = 8, 10.0, 0.2
 NOT_HERE = ("backgrounds", "limit", "quad", "label", "face_mm", "mask", "palette", "beta", "from_scratch", "candidates")
-NOT_HERE_EITHER = ("unlabelled", "judge_restarts", "beside", "audit")
+NOT_HERE_EITHER = ("unlabelled", "variant", "unlabelled_weight", "smoothing", "judge_restarts", "beside", "audit")
 NOVEL = "stickers:two-bars"  # a mask that no training of patches has seen
 
 
@@ -73,6 +76,8 @@ class _Given:
 
 def run_harden_detector(options: HardenOptions, target: Detector, *, command: str, console: Console) -> dict[str, Any]:
     """Train, judge, save: weights, metrics.json, report.html, card.md."""
+    if ranks.size() > 1:
+        raise UserError("A detector's loss is weighted by what a whole batch shows: train it with one process.")
     run = _given(options, target, command)
     if options.resume and not options.out.is_dir():
         raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
@@ -96,9 +101,9 @@ def detector_plan(options: HardenOptions) -> Plan:
     """The outer loop. UserError: no such recipe, an impossible batch or share."""
     recipe = replace(parse_recipe(options.recipe), step_size=STEP)
     recipe = replace(recipe, steps=options.inner_steps or recipe.steps)
-    names = ("epochs", "batch", "learning_rate", "attacked", "awp", "frozen_norm", "patience")
+    names = ("epochs", "batch", "learning_rate", "weight_decay", "ema", "attacked", "awp", "frozen_norm", "patience")
     given = {name: getattr(options, name) for name in names}
-    return Plan(recipe=recipe, shard=SHARD, ema=EMA, weight_decay=DECAY, clip=CLIP, **given)
+    return Plan(recipe=recipe, shard=SHARD, clip=CLIP, **given)
 
 
 def _given(options: HardenOptions, target: Detector, command: str) -> _Given:
@@ -116,15 +121,39 @@ def _given(options: HardenOptions, target: Detector, command: str) -> _Given:
     streets = [known_to(target, one) for one in load_streets(options.scenes)]
     trained, held = hold_out(streets, share=HELD_OUT, seed=options.seed)
     judged = held if options.judge is None else [known_to(target, one) for one in load_streets(options.judge)]
+    if options.judge is not None:
+        _check_apart(judged, streets)
     if options.judge_limit:
         judged = [judged[row] for row in spread([one.group for one in judged], min(options.judge_limit, len(judged)))]
     scenes = develop_street(trained, canvas_px=target.frame.size_px).to(options.device)
     classes = tuple(options.classes or attackable(target, scenes))
+    _check_shown(classes, held, judged)
     how: dict[str, Any] = {"classes": classes, "threats": options.threats, "world": world, "plan": plan}
     learner = Photographs.of(
         target, scenes, _clean(options, target, trained), **how, seed=options.seed, resolution_px=options.resolution_px
     )
     return _Given(options, command, before, target, learner, held, judged, classes, world)
+
+
+def _check_shown(classes: Sequence[str], held: Sequence[Street], judged: Sequence[Street]) -> None:
+    """UserError: no sign of the classes is there to choose the weights by, or to judge."""
+    for streets, what in ((held, "held-out"), (judged, "judging")):
+        if not {sign.label for one in streets for sign in one.signs} & {*classes}:
+            raise UserError(
+                f"None of the {len(streets)} {what} photographs shows {' or '.join(classes)}: give more photographs, "
+                "other --classes or another --seed."
+            )
+
+
+def _check_apart(judged: Sequence[Street], seen: Sequence[Street]) -> None:
+    """UserError: photographs that judge are among those of the training."""
+    known = {sha256(one.path) for one in seen}
+    shared = sum(sha256(one.path) in known for one in judged)
+    if shared:
+        raise UserError(
+            f"{shared} of the {len(judged)} photographs of --judge are also in --scenes: give others, or leave --judge "
+            "out."
+        )
 
 
 def known_to(target: Detector, street: Street) -> Street:
@@ -143,7 +172,8 @@ def _clean(options: HardenOptions, target: Detector, streets: Sequence[Street]) 
 def _train(run: _Given, console: Console) -> Hardened:
     options, learner = run.options, run.learner
     held = _trial(run, run.held, options.threats[0])
-    held = replace(held, settings=CHECK, resolution_px=options.resolution_px)
+    seed = derive(options.seed, "check")
+    held = replace(held, settings=CHECK, resolution_px=options.resolution_px, seed=seed)
     console.say(
         f"{options.recipe} ({learner.plan.recipe.paper}): {learner.plan.epochs} epochs of {learner.steps} steps, "
         f"{learner.plan.batch} photographs each; {len(run.held)} photographs are held out"

@@ -1,5 +1,6 @@
 """What a hardening leaves: weights, and a table of what they resist, before and after."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from physadv.config import THREAT, AuditOptions, HardenOptions
 from physadv.console import Console
 from physadv.files import read_tensors, write_json, write_tensors
 from physadv.harden.classify import Source
-from physadv.harden.judge import Ledger, Outcome, clean_rates, compare, matrix
+from physadv.harden.judge import PICTURES, Ledger, Outcome, clean_rates, compare, fingerprint, matrix
 from physadv.harden.loop import Hardened
 from physadv.harden.mixture import CUT_OUT
 from physadv.harden.recipe import Plan
@@ -38,7 +39,7 @@ UNDEFENDED, THIS = "undefended", "this one"
 class Given:
     """What is given, as objects. before: the target as it was; target: what is trained, in place.
 
-    arch: None of somebody else's module.
+    arch: None of somebody else's module. beside: what else is in the matrix of sizes, by its spec.
     """
 
     options: HardenOptions
@@ -51,6 +52,7 @@ class Given:
     sources: tuple[Source, ...]
     held: Scenes
     judged: Scenes
+    beside: Mapping[str, Classifier]
 
     @property
     def tries(self) -> Tries:
@@ -75,7 +77,8 @@ def finish(run: Given, hardened: Hardened, out: Path, console: Console) -> dict[
     """Save the weights, judge what was loaded back, and write it all down."""
     after = saved(run, hardened.module, out)
     options, scenes, chosen = run.options, run.judged, run.trials
-    ledger = Ledger(out / JUDGED, {name: getattr(options, name) for name in ("judge", "judge_limit", "scenes", "seed")})
+    told = {name: getattr(options, name) for name in ("judge", "judge_limit", "scenes", "seed")}
+    ledger = Ledger(out / JUDGED, told | {PICTURES: fingerprint(scenes)})
     with console.judging(len(chosen)) as done:
         pairs = compare(run.before, after, scenes, chosen, seed=options.seed, ledger=ledger, report=done)
     metrics: dict[str, Any] = {
@@ -90,9 +93,10 @@ def finish(run: Given, hardened: Hardened, out: Path, console: Console) -> dict[
         metrics["audit"] = _audit(run, out, console)
     metrics["run"] = _description(run, after)
     metrics["headline"] = harden_headline(metrics)
+    shown = next((one for one in chosen if one.trained), chosen[0])
     write_json(out / "metrics.json", metrics)
     write_card(out / "card.md", metrics)
-    write_harden_report(out / "report.html", metrics, before=run.before, after=after, scenes=scenes, trial=chosen[0])
+    write_harden_report(out / "report.html", metrics, before=run.before, after=after, scenes=scenes, trial=shown)
     return metrics
 
 
@@ -123,8 +127,8 @@ def _matrix(run: Given, after: Classifier, ledger: Ledger, console: Console) -> 
     """Undefended, this one, and those of --beside, each under patches of every size."""
     own = trained_sizes(run.options.threats)
     targets, trained = {UNDEFENDED: run.before, THIS: after}, {UNDEFENDED: own, THIS: own}
-    for spec in run.options.beside or ():
-        targets[spec] = classifier_only(load_target(spec, device=run.options.device), "--beside")
+    for spec, target in run.beside.items():
+        targets[spec] = target
         kind, _, rest = spec.partition(":")
         trained[spec] = tuple(read_target(rest, name=spec)[1].get("trained_sizes", ())) if kind == "safetensors" else ()
 
@@ -133,6 +137,7 @@ def _matrix(run: Given, after: Classifier, ledger: Ledger, console: Console) -> 
 
     sizes = tuple(sorted({*map(float, SIZES), *own}))
     how: dict[str, Any] = {"tries": run.tries, "seed": run.options.seed, "ledger": ledger}
+    how |= {"mask": run.options.mask, "palette": run.options.palette}
     return matrix(targets, run.judged, trained=trained, sizes=sizes, **how, report=report)
 
 
@@ -161,7 +166,9 @@ def _audit(run: Given, out: Path, console: Console) -> dict[str, Any]:
     how: dict[str, Any] = {
         "out": out / "audit",
         "target": f"safetensors:{out}",
-        "scenes": options.judge or options.scenes,
+        "scenes": options.judge,
+        "classes": options.classes,
+        "backgrounds": options.backgrounds if run.judged.staged else None,
         "limit": min(len(run.judged), 100),
         "world": options.world.split("+")[0],
         "threat": threat.replace("@worst", ""),
@@ -187,7 +194,7 @@ def _description(run: Given, after: Classifier) -> dict[str, Any]:
         "threats": [*options.threats],
         "world": {"name": run.world.name, "hash": run.world.hash},
         "scenes": {
-            "spec": options.judge or f"held-out signs of {options.scenes}",
+            "spec": options.judge or f"held-out {'views' if scenes.staged else 'signs'} of {options.scenes}",
             "n": len(scenes),
             "groups": len(set(scenes.groups)),
             "chose": options.judge is None,

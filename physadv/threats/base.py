@@ -34,6 +34,7 @@ class Artwork:
     place_mm: xyxy on the surface; p = 1, or one per scene (or per view).
     record: json: where the artwork comes from, and every figure measured on it.
     printed: False for a picture of the scene itself (norm balls), which no ink and no light changes again.
+    cast: light that is missing (shadows) where alpha says so: no ink, no mount.
     """
 
     rgb: Float[Tensor, "a 3 h w"]
@@ -41,6 +42,7 @@ class Artwork:
     place_mm: Float[Tensor, "p 4"]
     record: Mapping[str, Any] = field(default_factory=dict)
     printed: bool = True
+    cast: bool = False
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -80,6 +82,7 @@ class Artwork:
             "size_px": [self.rgb.shape[3], self.rgb.shape[2]],
             "place_mm": self.place_mm.double().tolist(),
             "printed": self.printed,
+            "cast": self.cast,
             "sha256": {name: sha256(data) for name, data in pictures.items()},
             "record": dict(self.record),
         }
@@ -97,7 +100,8 @@ def load_artwork(folder: Path) -> Artwork:
     try:
         rgb = _load_stack(folder, "art", said["artworks"], "RGB", said["sha256"])
         alpha = _load_stack(folder, "alpha", said["alphas"], "L", said["sha256"])
-        return Artwork(rgb, alpha, torch.tensor(said["place_mm"], dtype=torch.float32), said["record"], said["printed"])
+        place_mm = torch.tensor(said["place_mm"], dtype=torch.float32)
+        return Artwork(rgb, alpha, place_mm, said["record"], said["printed"], said.get("cast", False))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe an artwork ({error!r}): make the artwork again.") from error
 

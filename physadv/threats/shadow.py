@@ -8,6 +8,8 @@ from torch import Tensor
 
 from physadv.errors import UserError
 from physadv.scenes.base import Scenes
+from physadv.threats.base import Artwork, Theta
+from physadv.threats.masks import coverage
 from physadv.threats.sets import Box, Pixels
 from physadv.threats.sought import Sought
 
@@ -43,7 +45,16 @@ class Shadow:
         size_mm = scenes.faces.size_mm[scenes.face]
         place_mm = torch.cat([torch.zeros_like(size_mm), size_mm], 1)
         alpha = torch.zeros(len(scenes), 1, resolution_px, resolution_px, device=size_mm.device)
-        threat = CastShadow(self.name, Dark(), alpha, place_mm, face=scenes.face, opacity=1 - self.light)
+        opaque = [coverage(face[3].cpu().numpy(), (resolution_px, resolution_px)) for face in scenes.faces.images]
+        threat = CastShadow(
+            self.name,
+            Dark(),
+            alpha,
+            place_mm,
+            face=scenes.face,
+            opacity=1 - self.light,
+            opaque=torch.stack(opaque).to(size_mm.device),
+        )
         first = threat.candidates(1, seed=seed)[0]
         assert isinstance(first, CastShadow)
         return first
@@ -51,9 +62,13 @@ class Shadow:
 
 @dataclass(frozen=True, kw_only=True)
 class CastShadow(Sought):
-    """Half-covering blackness in a triangle: linear light · (1 − opacity) there."""
+    """Half-covering blackness in a triangle: linear light · (1 − opacity) there. No ink, and nothing beside the face.
+
+    opaque: the share of each of its pixels that lies on each face.
+    """
 
     opacity: float
+    opaque: Float[Tensor, "k 1 s s"]
 
     @property
     def still(self) -> bool:
@@ -64,8 +79,12 @@ class CastShadow(Sought):
         generator = torch.Generator().manual_seed(seed)
         low, high = _SPREAD
         corners = low + (high - low) * torch.rand(count, len(self.face), 3, 2, generator=generator)
-        side_px = self.alpha.shape[-1]
-        return [replace(self, alpha=self.opacity * triangles(one.to(self.alpha.device), side_px)) for one in corners]
+        side_px, most = self.alpha.shape[-1], self.opacity * self.opaque[self.face]
+        return [replace(self, alpha=most * triangles(one.to(self.alpha.device), side_px)) for one in corners]
+
+    def artwork(self, theta: Theta) -> Artwork:
+        """The darkness itself, which no printer lightens and no mount moves."""
+        return replace(super().artwork(theta), cast=True)
 
 
 def triangles(corners: Float[Tensor, "n 3 2"], side_px: int) -> Float[Tensor, "n 1 s s"]:

@@ -1,4 +1,4 @@
-"""Several processes of one training, as `torchrun` starts them (gloo, or nccl on CUDA)."""
+"""Several processes of one training or evaluation, as `torchrun` starts them (gloo, or nccl on CUDA)."""
 
 import os
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def gathered(mine: list[T]) -> list[T]:
         return mine
     parts: list[Any] = [None] * size()
     distributed.all_gather_object(parts, mine)
-    return [part[row] for row in range(len(mine)) for part in parts]
+    return [part[row] for row in range(max(map(len, parts))) for part in parts if row < len(part)]
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 
@@ -15,9 +16,17 @@ from physadv.targets import Classifier, Frame, load_target
 from physadv.targets.base import frozen
 from physadv.targets.blocks import Residual, conv
 from physadv.targets.fused import Fused
-from physadv.targets.swift import Swift, Twin, swift
+from physadv.targets.swift import CLOSE, Swift, Twin, swift
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def same_weights() -> Iterator[None]:
+    """Every network of these tests is random: the same one each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 class Flat(nn.Module):
@@ -76,7 +85,7 @@ def test_answers_and_gradients_are_those_of_the_network(module: type[nn.Module])
         assert isinstance(quick.module, Swift)
         torch.testing.assert_close(quick(images), target(images), rtol=1e-4, atol=1e-4)
         slow, fast = gradient(target, images), gradient(quick, images)
-        assert (slow - fast).norm() < 1e-4 * slow.norm()
+        assert (slow - fast).norm() < CLOSE * slow.norm(), "a tie of a pooling may fall the other way"
 
 
 def test_every_norm_of_a_residual_network_is_folded() -> None:

@@ -18,7 +18,7 @@ from physadv.errors import UserError
 from physadv.objectives.distance import Distance, lab_change, make_distance
 from physadv.optimisers.base import Landscape
 from physadv.problem import Problem, make_problem
-from physadv.scenes.base import Scenes
+from physadv.scenes.base import Scenes, floats
 from physadv.settings import Settings
 from physadv.targets.base import Classifier, frozen
 from physadv.threats.base import Artwork, Theta, Threat
@@ -297,7 +297,7 @@ def _bare(problem: Problem, *, one: bool) -> Theta:
     """
     artwork = problem.threat.artwork(problem.init(restart=0))
     if not artwork.printed:
-        return problem.scenes.images
+        return floats(problem.scenes.images)
     pictures = _under(artwork, problem.scenes)
     if problem.separate:
         return pictures.expand_as(artwork.rgb)

@@ -21,6 +21,7 @@ from physadv.optimisers.base import Landscape
 from physadv.question import Target, Truth, check_question, goal_of, labels_of, objective_of, truth_in
 from physadv.scenes.base import Scenes
 from physadv.scenes.canvas import spread
+from physadv.scenes.store import digest
 from physadv.settings import Settings
 from physadv.targets import Detector
 from physadv.targets.base import drawing
@@ -217,7 +218,7 @@ class Problem:
         ]
         if isinstance(self.target, Detector):
             said += [self.target.threshold, self.target.nms_iou]
-        said += [list(scenes.names), [sha256(tensor.detach().cpu().numpy().tobytes()) for tensor in tensors]]
+        said += [list(scenes.names), [digest(tensor) for tensor in tensors]]
         return sha256(json.dumps(said).encode())[:16]
 
 

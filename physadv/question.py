@@ -26,10 +26,12 @@ from physadv.scenes.base import Scenes
 from physadv.scenes.classes import canonical
 from physadv.shortage import in_halves
 from physadv.targets import Classifier, Detector
-from physadv.targets.boxes import UNKNOWN, Detections, Seen, joined, together
+from physadv.targets.boxes import MATCH_IOU, UNKNOWN, Detections, Seen, iou, joined, together
 from physadv.targets.spec import align_labels
 from physadv.transforms.geometry import check_frame
 from physadv.transforms.world import Views, World
+
+NOTHING = "nothing"  # what a detector says of a sign that it does not find
 
 Target: TypeAlias = Classifier | Detector
 Truth: TypeAlias = Any
@@ -69,6 +71,29 @@ def answer(target: Target, images: Float[Tensor, "n 3 h w"]) -> Answer:
     return in_halves(ask, images, together=together_answers)
 
 
+def answers(target: Target, images: Float[Tensor, "n 3 h w"]) -> tuple[Any, Answer]:
+    """What a loss takes and what the target says in the end; of a classifier, the same logits."""
+    said = target(images)
+    return said, target.kept(said) if isinstance(target, Detector) else said
+
+
+def heard(target: Target, said: Answer, truth: Truth) -> tuple[str, float, bool]:
+    """Of the one sign in one image: what the target says it is, how surely, and whether it is that.
+
+    A detector that finds nothing there says "nothing", with the score of the surest box at the sign.
+    """
+    if not isinstance(target, Detector):
+        sure, row = said.softmax(1).max(1)
+        return target.classes[int(row)], float(sure), int(row) == int(truth[0])
+    there = iou(said.boxes[0], truth.box.expand_as(said.boxes[0])) >= MATCH_IOU
+    scores = torch.cat([said.scores[0] * there, said.scores.new_zeros(1)])
+    sure, at = scores.max(0)
+    if sure < target.threshold:
+        return NOTHING, float(sure), False
+    label = int(said.labels[0, at])
+    return target.classes[label], float(sure), label == int(truth.label[0])
+
+
 def together_answers(parts: Sequence[Answer]) -> Answer:
     """Of one batch of images after the other."""
     if isinstance(parts[0], Detections):
@@ -106,6 +131,15 @@ def truth_in(target: Target, scenes: Scenes, views: Views, *, world: World) -> T
     if not isinstance(target, Detector):
         return labels
     return world.seen(scenes.relabelled(labels), views, frame=target.frame)
+
+
+def truth_at(target: Target, scenes: Scenes, box_px: Float[Tensor, "4"]) -> Truth:
+    """What is to be answered of one image in which the first scene's sign is at `box_px` (xyxy)."""
+    labels = labels_of(target, scenes)[:1]
+    if not isinstance(target, Detector):
+        return labels
+    there = torch.ones(1, dtype=torch.bool, device=labels.device)
+    return Seen(torch.zeros_like(labels), labels, box_px.to(labels.device).clamp(0, target.frame.size_px)[None], there)
 
 
 def together_truths(parts: Sequence[Truth], images: Sequence[int]) -> Truth:

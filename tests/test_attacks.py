@@ -23,6 +23,7 @@ from physadv.heldout import HeldOut
 from physadv.objectives import Margin, parse_goal
 from physadv.objectives.printability import non_printability, printable_palette, total_variation
 from physadv.scenes import Scenes, load_scenes
+from physadv.scenes.base import floats
 from physadv.targets import Classifier, Frame, load_target
 from physadv.targets.fake import fake_classifier
 from physadv.threats import Artwork, load_artwork, load_threat
@@ -480,7 +481,7 @@ def test_saved_norm_balls_stay_in_their_ball(
     target = fake_classifier(classes=("yield", "stop", "other"))
     find(target, scenes=photographs, threat=threat, world=DIGITAL).artwork.save(tmp_path / "out")
     saved = load_artwork(tmp_path / "out")
-    delta = saved.rgb - signs_of(photographs).images
+    delta = saved.rgb - floats(signs_of(photographs).images)
     half = 0.5 / 255 + 1e-6
     if epsilon is not None:
         assert 0.9 * epsilon < delta.abs().max() <= epsilon + half

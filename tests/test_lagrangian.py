@@ -22,6 +22,7 @@ from physadv.objectives import Margin, parse_goal
 from physadv.objectives.distance import lab_change, make_distance
 from physadv.question import truth_of
 from physadv.scenes import Scenes, load_scenes
+from physadv.scenes.base import floats
 from physadv.settings import Settings
 from physadv.targets import Classifier, Frame, load_target
 from physadv.targets.fake import blind_classifier, fake_classifier
@@ -338,7 +339,7 @@ def test_carlini_wagner_of_foolbox_finds_the_same_distances(data: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = foolbox.PyTorchModel(target.module.eval(), bounds=(0, 1))
-        theirs = (attack.run(model, scenes.images, truth) - scenes.images).flatten(1).norm(dim=1)
+        theirs = (attack.run(model, floats(scenes.images), truth) - floats(scenes.images)).flatten(1).norm(dim=1)
     assert ours.median() <= 1.05 * theirs.median(), (ours, theirs)
     assert ours.median() >= 0.9 * theirs.median(), "and better by little"
     for radius in (0.1, 0.2, 0.3, 0.5):
@@ -355,7 +356,7 @@ def test_pgd_of_foolbox_and_art_breaks_no_more(data: Path, epsilon: float) -> No
     found = attack_each(target, scenes, threat, world=DIGITAL, settings=settings, seed=0)
     ours = right(target, found.artwork.rgb, truth)
     for name, made in {"foolbox": with_foolbox, "art": with_art}.items():
-        theirs = right(target, made(target, scenes.images, truth, epsilon, step), truth)
+        theirs = right(target, made(target, floats(scenes.images), truth, epsilon, step), truth)
         assert ours <= theirs + ONE, (name, ours, theirs)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from physadv.errors import UserError
 from physadv.scenes import load_scenes, merge
+from physadv.scenes.base import floats
 from physadv.scenes.canvas import crop, spread
 from physadv.scenes.classes import GTSRB
 from physadv.scenes.faces import faces_for
@@ -72,7 +73,7 @@ def test_box_lands_on_the_margin(tmp_path):
     assert scenes.images.shape == (1, 3, 96, 96)
     torch.testing.assert_close(corners_px(scenes), torch.tensor([[16.0, 16.0], [80.0, 80.0]]), atol=1e-3, rtol=0)
     assert scenes.native_px.item() == pytest.approx(96 / 30)
-    red = scenes.images[0, 0]
+    red = floats(scenes.images[0, 0])
     assert (red[18:78, 18:78] > 0.98).all(), "the sign's pixels fill its box"
     assert (red[48, [*range(8, 13), *range(83, 88)]] < 0.02).all(), "and end at its edges"
 
@@ -354,7 +355,7 @@ def test_white_is_dark_on_a_dark_photograph(data):
     scenes = load_scenes(f"gtsrb:{data / 'gtsrb' / 'train'}", classes=["stop", "speed-limit-50"], limit=60)
     assert len(set(scenes.groups)) == 60
     white = to_srgb((scenes.gain * 0.8 + scenes.bias).clamp(0, 1)).mean(1)
-    sign = scenes.images[:, :, 24:72, 24:72].mean(1).flatten(1).quantile(0.95, dim=1)
+    sign = floats(scenes.images)[:, :, 24:72, 24:72].mean(1).flatten(1).quantile(0.95, dim=1)
     assert torch.corrcoef(torch.stack([white, sign]))[0, 1] > 0.9
     assert (white - sign).median().abs() < 0.1
 
@@ -363,6 +364,6 @@ def test_captured_photograph(data):
     corners = [59.04, 88.13, 258.07, 51.45, 283.76, 249.92, 54.88, 279.70]
     scenes = load_scenes(f"photo:{data / 'captures/stop_clean/0000.jpg'}", quad=corners, label="stop", face_mm=750.0)
     rim, red = project(scenes.surface, torch.tensor([[[375.0, 7.0], [375.0, 120.0]]]))[0].long().tolist()
-    rim, red = (scenes.images[0, :, y, x] for x, y in (rim, red))
+    rim, red = (floats(scenes.images[0, :, y, x]) for x, y in (rim, red))
     assert red[0] > 1.8 * red[1], "the ground lies where the drawn one does"
     assert rim[1] > 0.7 * rim[0], "and so does the rim"

@@ -1,12 +1,13 @@
 """The gap of a whole capture: some of its photographs read again, measured, and foretold with what was measured."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from physadv.calibration.fit import Camera
 from physadv.capture.colours import colours
 from physadv.capture.gap import Split, split, summary
 from physadv.capture.hung import Printed
-from physadv.capture.judge import cut_out, locate, seed_of, sight_of, world_at
+from physadv.capture.judge import Stand, box_in, cut_out, locate, on_sensor, seed_of, sight_of, standing, world_at
 from physadv.capture.measure import Measured, measure, sign_in, typical_ink
 from physadv.capture.photos import Photo
 from physadv.capture.pose import Plane, Pose
@@ -22,8 +23,8 @@ from physadv.capture.quads import Quad
 from physadv.capture.swap import Found
 from physadv.capture.table import Row
 from physadv.objectives import Objective
+from physadv.question import Target, Truth, truth_at
 from physadv.scenes import Scenes
-from physadv.targets import Classifier
 from physadv.threats import Artwork
 from physadv.transforms.print import Ink
 from physadv.transforms.world import World
@@ -36,7 +37,9 @@ MIDDLE = (0.025, 0.5, 0.975)
 class Case:
     """One photograph, small enough to be kept until the print of all is known. work: its artwork; None: clean.
 
-    hung: the artwork on its uncut sheet. camera: of its colour strip, where that could be read.
+    truth: what is to be answered of what the target has `seen`. plane, pose, measured: in px of the world's camera, in
+    whose frame a detector's sign stands at `stand`. hung: the artwork on its uncut sheet. camera: of its colour strip,
+    where that could be read.
     """
 
     row: Row
@@ -45,9 +48,11 @@ class Case:
     work: str | None
     seen: Float[Tensor, "3 h w"]
     sign: Bool[Tensor, "h w"]
+    truth: Truth
     plane: Plane
     pose: Pose
     measured: Measured
+    stand: Stand | None = None
     hung: Artwork | None = None
     camera: Camera | None = None
 
@@ -66,7 +71,7 @@ def case_of(
     scenes: Scenes,
     artwork: Artwork | None,
     work: str | None,
-    target: Classifier,
+    target: Target,
     paper_mm: tuple[float, ...] | None,
     hung: Artwork | None = None,
     printed: Printed | None = None,
@@ -77,20 +82,39 @@ def case_of(
     if row.distance_m is not None:
         yaw_deg, pitch_deg, roll_deg = (value or 0.0 for value in (row.yaw_deg, row.pitch_deg, row.roll_deg))
         pose = Pose(row.distance_m, yaw_deg, pitch_deg, roll_deg, pose.focal_px)
-    cut = cut_out(photo, sighting.plane, scenes, target.frame)
-    sight = sight_of(photo, sighting.plane, scenes, target.frame)
+    frame = target.frame
+    cut, scale = cut_out(photo, sighting.plane, scenes, frame), on_sensor(photo, frame)
+    sight = sight_of(photo, sighting.plane, scenes, frame)
     measured = measure(sight, scenes, artwork if hung is None else hung, paper_mm=paper_mm)
     if measured is None:
         return None
-    sign = sign_in(cut.sight(scenes), scenes)
-    camera = None if printed is None or artwork is None else printed.camera(photo)
-    return Case(row, scenes, artwork, work, cut.picture, sign, sighting.plane, pose, measured, hung, camera)
+    return Case(
+        row=row,
+        scenes=scenes,
+        artwork=artwork,
+        work=work,
+        seen=cut.picture,
+        sign=sign_in(cut.sight(scenes), scenes),
+        truth=truth_at(target, scenes, box_in(cut, scenes)),
+        plane=Plane(np.diag([scale, scale, 1.0]) @ sighting.plane.matrix, sighting.plane.error_px),
+        pose=replace(pose, focal_px=scale * pose.focal_px),
+        measured=_in_frame(measured, scale) if frame.whole else measured,
+        stand=standing(cut, scenes, frame),
+        hung=hung,
+        camera=None if printed is None or artwork is None else printed.camera(photo),
+    )
+
+
+def _in_frame(measured: Measured, scale: float) -> Measured:
+    """As a whole frame of the world's camera has it: other px, and no light that falls off over the sign alone."""
+    light = replace(measured.light, slope=torch.zeros_like(measured.light.slope))
+    return replace(measured, light=light, blur_px=None if measured.blur_px is None else scale * measured.blur_px)
 
 
 def explain(
     cases: Sequence[Case],
     *,
-    target: Classifier,
+    target: Target,
     objective: Objective,
     world: World,
     views: int,
@@ -132,7 +156,7 @@ def _by_strip(case: Case, printed: Printed | None, prior: Float[Tensor, "3 11"])
 def _split(
     case: Case,
     response: Float[Tensor, "3 11"] | None,
-    target: Classifier,
+    target: Target,
     objective: Objective,
     world: World,
     views: int,
@@ -143,11 +167,12 @@ def _split(
         Found(case.measured, case.plane, response),
         case.sign,
         group=case.row.group,
+        truth=case.truth,
         target=target,
         scenes=case.scenes,
         artwork=case.artwork if case.hung is None else case.hung,
         objective=objective,
-        world=world_at(world, case.pose, case.scenes.faces.size_mm[0]),
+        world=world_at(world, case.pose, case.scenes.faces.size_mm[0], stand=case.stand),
         views=views,
         seed=seed_of(seed, case.row.file),
     )

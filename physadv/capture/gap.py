@@ -20,10 +20,9 @@ from physadv.calibration.difference import difference, linear
 from physadv.capture.measure import Sight, measure
 from physadv.capture.swap import STAGES, Found, swap
 from physadv.objectives import Objective
-from physadv.question import labels_of
+from physadv.question import Target, Truth, answers, truth_in
 from physadv.scenes import Scenes
 from physadv.stats import cluster_rate, student, wilson
-from physadv.targets import Classifier
 from physadv.targets.base import frozen
 from physadv.threats import Artwork
 from physadv.transforms.geometry import geometry
@@ -59,7 +58,8 @@ def split(
     sign: Bool[Tensor, "h w"],
     *,
     group: str,
-    target: Classifier,
+    truth: Truth,
+    target: Target,
     scenes: Scenes,
     artwork: Artwork | None,
     objective: Objective,
@@ -67,26 +67,33 @@ def split(
     views: int,
     seed: int,
 ) -> Split:
-    """seen: what the target sees of the photograph; sign: where the sign is in it. world: at the photograph's pose.
+    """seen: what the target sees of the photograph; sign: where the sign is in it; truth: what is to be answered of it.
+
+    world: at the photograph's pose.
 
     The views are those of `judge`: the same numbers from the same seed.
     """
     staged, drawn = scenes.take(torch.zeros(views, dtype=torch.long)), world.draw(range(views), seed=seed)
-    truth = labels_of(target, staged)
     foretold = {}
     with frozen(target.module):
         for run in RUNS:
-            shots = world.prepare(staged, _measured(drawn, run, found), frame=target.frame)
-            pictures = shots.photograph(artwork)
-            logits = target(pictures)
-            success, margin = objective.success(logits, truth).float(), objective.loss(logits, truth)
-            colour = _differences(seen, pictures.cpu(), sign)
-            foretold[run] = (float(success.mean()), float(margin.mean()), colour)
-        logits = target(seen[None].to(target.device))
-        reached, margin = objective.success(logits, truth[:1]), objective.loss(logits, truth[:1])
+            there = _measured(drawn, run, found)
+            pictures = world.prepare(staged, there, frame=target.frame).photograph(artwork)
+            asked = truth_in(target, staged, there, world=world)
+            success, margin = _told(target, objective, pictures, asked)
+            foretold[run] = (success, margin, _differences(seen, pictures.cpu(), sign))
+        reached, margin = _told(target, objective, seen[None].to(target.device), truth)
     known = frozenset(stage for stage in STAGES if found.knows(stage))
     alike = _alike(world, staged, artwork, target, seed=seed)
-    return Split(group, (float(reached), float(margin)), foretold, known, alike)
+    return Split(group, (reached, margin), foretold, known, alike)
+
+
+def _told(
+    target: Target, objective: Objective, pictures: Float[Tensor, "n 3 h w"], truth: Truth
+) -> tuple[float, float]:
+    """The share that reaches the goal, and the mean margin."""
+    before, said = answers(target, pictures)
+    return float(objective.success(said, truth).float().mean()), float(objective.loss(before, truth).mean())
 
 
 def _measured(drawn: Views, run: str, found: Found) -> Views:
@@ -106,7 +113,7 @@ def _differences(seen: Float[Tensor, "3 h w"], views: Float[Tensor, "n 3 h w"], 
 
 
 def _alike(
-    world: World, staged: Scenes, artwork: Artwork | None, target: Classifier, *, seed: int
+    world: World, staged: Scenes, artwork: Artwork | None, target: Target, *, seed: int
 ) -> tuple[tuple[float, float | None], ...]:
     """Stops and blur of the first views, measured as in a photograph, so that both are told by the same means."""
     count = min(LIKE, len(staged))

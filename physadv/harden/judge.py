@@ -4,7 +4,6 @@ Threats of the training say little alone: other sizes, places, masks, balls and 
 against this one attack only (Rao et al. 2020, section 4.3; Tramèr et al. 2020).
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from physadv.location import CANDIDATES, worst
 from physadv.question import goal_of, objective_of
 from physadv.scan import paired_difference
 from physadv.scenes.base import Scenes
+from physadv.scenes.store import digest
 from physadv.stats import cluster_rate
 from physadv.targets.base import Classifier, frozen
 from physadv.targets.swift import Twin
@@ -103,11 +103,8 @@ class Ledger:
 
 def fingerprint(scenes: Scenes) -> str:
     """16 hex digits of the pictures, of what is behind staged signs, and of the labels."""
-    digest = hashlib.sha256()
-    for part in (scenes.images, scenes.labels, scenes.backgrounds):
-        if part is not None:
-            digest.update(part.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    parts = (scenes.images, scenes.labels, scenes.backgrounds)
+    return digest(*(part for part in parts if part is not None))[:16]
 
 
 def compare(

@@ -53,6 +53,7 @@ def write_capture_report(path: Path, *, metrics: Metrics, rows: Sequence[Row], f
         "metrics": metrics,
         "run": run,
         "goal": goal_class(run["goal"]),
+        "kind": run["goal"].partition(":")[0],
         "ways": _ways(metrics),
         "cells": [{"where": where(cell)} | cell for cell in metrics["cells"]],
         "gap": None if metrics["gap"] is None else _gap(metrics["gap"]),
@@ -71,17 +72,24 @@ def headline(metrics: Metrics) -> str:
     judged, observed, predicted = metrics["photographs"]["judged"], metrics["observed"], metrics["predicted"]
     if not judged:
         return "No photograph could be judged; the reasons are below."
-    wanted = goal_class(metrics["run"]["goal"])
-    deed = "misread" if wanted is None else f"read as {wanted}"
+    done, world = _done(metrics["run"]["goal"]), metrics["run"]["world"]["name"]
     said = (
-        f"The sign is {deed} in {rate_text(observed)} of {count(judged, 'photograph')}; the world "
-        f"{metrics['run']['world']['name']} foretells {rate_text(predicted)} from the same places."
+        f"The sign is {done} in {rate_text(observed)} of {count(judged, 'photograph')}; the world {world} foretells "
+        f"{rate_text(predicted)} from the same places."
     )
     gap = metrics["gap"]
     if gap and gap["explained_by"]:
         of = "" if sure(gap["success"]["gap"]) else " in margins"
         said += f" The difference{of} is mostly {STAGES[gap['explained_by'][0]]}."
     return said
+
+
+def _done(goal: str) -> str:
+    """What happens to the sign where the goal is reached."""
+    wanted = goal_class(goal)
+    if wanted is None:
+        return "missed" if goal == "hide" else "misread"
+    return f"taken for {wanted}" if goal.startswith("create") else f"read as {wanted}"
 
 
 def _ways(metrics: Metrics) -> list[dict[str, Any]]:

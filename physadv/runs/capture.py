@@ -29,15 +29,15 @@ from physadv.console import Console
 from physadv.errors import UserError
 from physadv.files import prepare_folder, read_json, to_pil, write_atomic, write_json
 from physadv.handwork import check_on_face
-from physadv.objectives import Margin, check_goal, parse_goal
+from physadv.objectives import Objective
 from physadv.printing.sheet import JSON as SHEET
-from physadv.question import classifier_only, truth_of
+from physadv.question import Target, check_question, goal_of, objective_of
 from physadv.report.capture import write_capture_report
 from physadv.runs.attack import versions
 from physadv.runs.shared import check_device
 from physadv.scenes import Scenes
 from physadv.scenes.staged import staged
-from physadv.targets import Classifier, load_target
+from physadv.targets import load_target
 from physadv.threats import Artwork, load_artwork
 from physadv.transforms.world import World, load_world
 
@@ -52,7 +52,7 @@ class _Run:
     """What is given, resolved once; signs and artworks that rows of the quads name are loaded when met."""
 
     options: CaptureOptions
-    target: Classifier
+    target: Target
     world: World
     source: Source
     where: Layout | dict[str, Quad]
@@ -63,15 +63,15 @@ class _Run:
         self._artworks: dict[str, Artwork | None] = {}
 
     @cached_property
-    def objective(self) -> Margin:
-        return Margin(parse_goal(self.options.goal, self.target.classes))
+    def objective(self) -> Objective:
+        return objective_of(self.target, goal_of(self.target, self.options.goal))
 
     def sign(self, face: str) -> Scenes:
         """The face, staged. UserError: the target does not know it, or the goal is to have it read as what it is."""
         if face not in self._signs:
             label, face_mm = (self.options.label if face == self.options.face else None), self.options.face_mm
             scenes = staged(face, backgrounds=self.options.backgrounds, label=label, face_mm=face_mm)
-            check_goal(self.objective.goal, truth_of(scenes, self.target.classes))
+            check_question(self.target, scenes, self.objective.goal)
             self._signs[face] = scenes.to(self.options.device)
         return self._signs[face]
 
@@ -141,7 +141,7 @@ def _prepare(options: CaptureOptions) -> _Run:
         raise UserError("Which photographs? Give a folder, a video or the number of a camera: physadv capture PHOTOS.")
     if len([one for one in (options.sheet, options.tags, options.quads) if one]) > 1:
         raise UserError("--sheet, --tags and --quads each say where the sign is: give one of them.")
-    target = classifier_only(load_target(options.target, device=options.device), "capture")
+    target = load_target(options.target, device=options.device)
     world = load_world(options.world)
     source = open_source(options.photos, focal_px=options.focal_px, frames=options.frames)
     run = _Run(options, target, world, source, {})
@@ -328,7 +328,7 @@ def _description(run: _Run, command: str) -> dict[str, Any]:
         "command": command,
         "config": options.model_dump(mode="json", exclude=_ELSEWHERE),
         "target": {"name": run.target.name, "weights_hash": run.target.weights_hash},
-        "goal": options.goal,
+        "goal": run.objective.goal.name,
         "located_by": by,
         "world": {"name": run.world.name, "hash": run.world.hash},
         "seed": options.seed,

@@ -23,6 +23,7 @@ from physadv.files import read_json, sha256, write_json
 from physadv.heldout import HeldOut
 from physadv.question import truth_of
 from physadv.scenes.base import Scenes
+from physadv.scenes.store import digest
 from physadv.targets.base import Classifier, frozen
 from physadv.targets.models import build
 from physadv.training import Recipe, train
@@ -66,7 +67,7 @@ class Study:
     def fingerprint(self) -> str:
         """What points must agree on to belong to one curve; more sizes or seeds may join it."""
         said = [self.arch, self.epsilon, self.seed, CONTEXT, EFFORT, ATTACK_STEPS, self.scenes.names, self.judge.names]
-        pixels = [sha256(one.images.cpu().numpy().tobytes()) for one in (self.scenes, self.judge)]
+        pixels = [digest(one.images) for one in (self.scenes, self.judge)]
         return sha256(repr((said, pixels)).encode())[:16]
 
     @cached_property

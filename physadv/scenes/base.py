@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from physadv.scenes.store import rows_of
 from physadv.transforms.colour import to_linear
 from physadv.transforms.warp import pyramid
 
@@ -94,7 +95,7 @@ class Scenes:
         """Scenes `rows` with their signs, repeats allowed; faces and backgrounds stay whole."""
         signs, photograph = self._signs_in(rows)
         picked: dict[str, Any] = {name: getattr(self, name)[signs] for name in _PER_SIGN}
-        images = self.images.expand(len(rows), -1, -1, -1) if len(self) == 1 else self.images[rows]
+        images = self.images.expand(len(rows), -1, -1, -1) if len(self) == 1 else rows_of(self.images, rows)
         picked |= {"images": images, "native_px": self.native_px[rows], "photograph": photograph}
         picked |= {"extent_px": None if self.extent_px is None else self.extent_px[rows]}
         picked |= {"worn": None if self.worn is None else self.worn[signs]}

@@ -1,11 +1,11 @@
 """The scene's own light: what makes a white sticker dark on a dark photograph."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, grid_sample, max_pool2d, pad
 
-from physadv.scenes.base import Faces
+from physadv.scenes.base import Faces, floats
 from physadv.transforms.colour import luminance, to_linear
 from physadv.transforms.warp import project
 
@@ -23,7 +23,7 @@ Line = tuple[Float[Tensor, "m 1"], Float[Tensor, "m 1"]]  # gain, bias
 
 
 def fit_light(
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"],
     surface: Float[Tensor, "b 3 3"],
     faces: Faces,
     face: Int[Tensor, " b"],
@@ -39,7 +39,7 @@ def fit_light(
     lights = []
     for rows in torch.arange(len(images)).split(CHUNK):
         which = face[rows]
-        seen = _seen(images[rows], surface[rows], faces.size_mm[which])
+        seen = _seen(floats(images[rows]), surface[rows], faces.size_mm[which])
         gain, bias = _fit(*_cells(drawn[which], seen, inner[which]))
         plain = _brightness(seen, inner[which])[:, None].expand(-1, 3).clamp(*GAIN)
         known = has_art[which][:, None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from physadv.scenes.canvas import Canvas, Photograph, crop
 from physadv.scenes.classes import GTSRB
 from physadv.scenes.faces import faces_for, has_art, outline_from_alpha
 from physadv.scenes.light import fit_light
+from physadv.scenes.store import canvases
 
 Corners = Float[Tensor, "b 4 2"]
 FACE_PX = 128
@@ -94,17 +95,17 @@ def _face(name: str, face_mm: float | None) -> Faces:
 
 def _read(
     photographs: Sequence[Photograph], *, canvas_px: int, margin: float
-) -> tuple[Float[Tensor, "b 3 c c"], Float[Tensor, "b 3 3"], Corners]:
+) -> tuple[UInt8[Tensor, "b 3 c c"], Float[Tensor, "b 3 3"], Corners]:
     """Canvases, the matrices photograph px -> canvas px, and the sign's corners in photograph px."""
-    pixels = np.empty((len(photographs), canvas_px, canvas_px, 3), np.uint8)
+    images = canvases(len(photographs), canvas_px)
+    pixels = images.numpy()
     crops, corners = [], []
     one = partial(_canvas, canvas_px=canvas_px, margin=margin)
     with ThreadPoolExecutor() as pool:
         for row, (canvas, seen) in enumerate(pool.map(one, photographs)):
-            pixels[row] = canvas.pixels
+            pixels[row] = canvas.pixels.transpose(2, 0, 1)
             crops.append(canvas.matrix)
             corners.append(seen)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
     return images, torch.tensor(crops, dtype=torch.float64), torch.tensor(corners, dtype=torch.float64)
 
 

@@ -18,6 +18,7 @@ from physadv.scenes.folder import imagefolder, slug
 from physadv.scenes.gtsrb import gtsrb
 from physadv.scenes.photo import develop, photo
 from physadv.scenes.staged import BACKGROUND_PX, staged
+from physadv.scenes.store import joined
 from physadv.scenes.street import Street, coco, yolo
 from physadv.scenes.street_develop import develop_street, labels_worn
 
@@ -104,8 +105,9 @@ def merge(parts: Sequence[Scenes]) -> Scenes:
     if any(one.staged != first.staged or one.images.shape[1:] != first.images.shape[1:] for one in parts):
         raise UserError("Photographed scenes cannot be joined with staged ones: attack them in two runs.")
     faces, rows = _merged_faces([one.faces for one in parts])
-    tensors = ("images", "surface", "labels", "gain", "bias", "native_px")
+    tensors = ("surface", "labels", "gain", "bias", "native_px")
     together: dict[str, Any] = {name: torch.cat([getattr(one, name) for one in parts]) for name in tensors}
+    together["images"] = joined([one.images for one in parts])
     for name in ("names", "groups"):
         together[name] = tuple(word for one in parts for word in getattr(one, name))
     face = torch.cat([row[one.face] for one, row in zip(parts, rows, strict=True)])

@@ -23,6 +23,7 @@ from physadv.scenes.fit import UNIT, Template, box_corners, fitted_corners, temp
 from physadv.scenes.folder import slug
 from physadv.scenes.light import fit_light
 from physadv.scenes.photo import FACE_PX, joined
+from physadv.scenes.store import canvases
 from physadv.scenes.street import Annotation, Street
 
 CHUNK = 16  # signs whose light is fitted at once: each needs its photograph as floats
@@ -159,17 +160,17 @@ def _read(
     """Canvases, the scalings photograph px -> canvas px, the photographs' extents, and the corners of every sign."""
     outlines = (faces.outline_mm / faces.size_mm[:, None]).double().numpy()
     shapes = {name: (outlines[row], template(faces, row) if refine else None) for row, name in enumerate(faces.names)}
-    pixels = np.empty((len(streets), canvas_px, canvas_px, 3), np.uint8)
+    images = canvases(len(streets), canvas_px)
+    pixels = images.numpy()
     extents, corners = [], []
     with ThreadPoolExecutor() as pool:
         for row, one in enumerate(pool.map(partial(_print, shapes=shapes, canvas_px=canvas_px), streets)):
-            pixels[row] = one.pixels
+            pixels[row] = one.pixels.transpose(2, 0, 1)
             extents.append(one.extent_px)
             corners.append(one.corners)
     extent_px = torch.tensor(extents, dtype=torch.float64)
     sizes = torch.tensor([street.size_px for street in streets])
     scale = torch.diag_embed(torch.cat([extent_px / sizes, torch.ones(len(streets), 1)], 1))
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return images, scale, extent_px.float(), torch.from_numpy(np.concatenate(corners))
 
 

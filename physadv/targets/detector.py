@@ -64,7 +64,10 @@ class Detector:
 
     def detect(self, images: Float[Tensor, "n 3 h w"]) -> Detections:
         """After NMS within each class; from the score of 0.01 up."""
-        raw = self(images)
+        return self.kept(self(images))
+
+    def kept(self, raw: Raw) -> Detections:
+        """Of what it said of some images, what is left after NMS."""
         return suppress(raw, self.nms_iou)
 
     @property

@@ -49,7 +49,7 @@ def _on_photographs(name: str, ball: FeasibleSet, scenes: Scenes) -> Printed:
         raise UserError(f"{name} changes a photograph, and staged signs have none: use poster:0.3, or photographs.")
     if scenes.extent_px is not None:
         raise UserError(f"{name} changes a crop of one sign; on whole photographs use a patch or stickers.")
-    alpha = torch.ones_like(scenes.images[:1, :1])
+    alpha = torch.ones(1, 1, *scenes.images.shape[2:], device=scenes.images.device)
     return Printed(name, ball, alpha, canvas_place_mm(scenes), per_image=True)
 
 

@@ -15,6 +15,7 @@ from physadv.capture.measure import Measured, Sight, measure, sign_in, typical_i
 from physadv.capture.pose import Plane
 from physadv.capture.swap import STAGES, Found, swap
 from physadv.objectives import Goal, Margin
+from physadv.question import truth_at
 from physadv.scenes import Scenes, load_scenes
 from physadv.targets import Classifier, Frame
 from physadv.threats import Artwork
@@ -222,6 +223,7 @@ def splits_of(scenes: Scenes, artwork: Artwork, model: Stages) -> dict[str, Any]
                 Found(measured, plane, measured.ink.response(typical_ink(model.get(Ink)))),
                 sign_in(sight, scenes),
                 group=str(photo),
+                truth=truth_at(target, scenes, torch.zeros(4)),
                 target=target,
                 scenes=scenes,
                 artwork=artwork,

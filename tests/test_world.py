@@ -22,8 +22,9 @@ from physadv.threats.base import Artwork
 from physadv.transforms import view as views_of
 from physadv.transforms.base import Colour
 from physadv.transforms.base import Field as LightField
-from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Tone
+from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Tone, recode_
 from physadv.transforms.colour import to_linear, to_srgb
+from physadv.transforms.geometry import geometry
 from physadv.transforms.light import Exposure, Glare, Gradient, Shadow, Temperature, Veil
 from physadv.transforms.mount import Bend, Placement
 from physadv.transforms.paste import Windows
@@ -286,10 +287,26 @@ def test_the_fused_photograph_is_the_slow_one(staged: bool, pasted: bool) -> Non
 def test_jpeg_comes_last() -> None:
     where, art = scenes(staged=True), artwork()
     coded = World("jpeg", (replace(FULL, camera=(*FULL.camera, Jpeg((40, 90)))),))
-    params = coded.draw(range(4), seed=11).draws[0].params[Jpeg]
-    expected = Jpeg((40, 90)).apply(photographs(PHYSICAL, where, art), params)
-    assert torch.equal(photographs(coded, where, art), expected)
-    assert not torch.equal(expected, photographs(PHYSICAL, where, art))
+    draw = coded.draw(range(4), seed=11).draws[0]
+    before = photographs(PHYSICAL, where, art)
+    share = geometry(where, draw, frame=FRAME).sensor_px.clamp(max=1)[:, None, None, None]
+    expected = before.lerp(Jpeg((40, 90)).apply(before, draw.params[Jpeg]), share)
+    torch.testing.assert_close(photographs(coded, where, art), expected, atol=1e-6, rtol=0)
+    assert not torch.equal(expected, before)
+
+
+@pytest.mark.parametrize(("finer", "left"), [(1, 1.0), (2, 0.5), (4, 0.25)])
+def test_a_file_finer_than_the_frame_costs_it_less(finer: int, left: float) -> None:
+    """Coded at k times the frame's width and shrunk: about 1/k of the error is left."""
+    picture = noise(4, 3, 12, 12).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    small = torch.nn.functional.avg_pool2d(picture, 2)
+
+    def error(k: int) -> float:
+        fine = small.repeat_interleave(k, 2).repeat_interleave(k, 3)
+        coded = recode_(fine.clone(), torch.full((4,), 60.0))
+        return float(torch.nn.functional.avg_pool2d(coded - fine, k).std())
+
+    assert error(finer) / error(1) == pytest.approx(left, rel=0.45)
 
 
 # --- replay and batches ----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ _AT_KNEE = 12.92 - 1.055 / 2.4 * KNEE ** (1 / 2.4 - 1)  # from the slope of the 
 
 @dataclass(frozen=True)
 class Camera:
-    """What the camera of each view does to the light behind its lens. share: of a sensor px's sigma in a frame px."""
+    """What the camera of each view does to the light behind its lens. share: of a sensor px's error in a frame px."""
 
     noises: tuple[Params, ...]
     tones: tuple[Params, ...]
@@ -97,7 +97,12 @@ def _within(values: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
 
 def filed(picture: Float[Tensor, "n 3 h w"], camera: Camera) -> Float[Tensor, "n 3 h w"]:
-    """The picture after JPEG, in its place."""
+    """The picture after JPEG, in its place.
+
+    The file is as fine as the sensor. Shrunk to a k-th of its width, about 1/k of the error is left: 0.46, 0.37, 0.24,
+    0.17 in luminance and 0.75, 0.68, 0.49, 0.35 in colour for k of 1.5, 2, 3, 4 (quality 50, signs, 48 px).
+    """
+    share = camera.share[:, None, None, None]
     for jpeg in camera.jpegs:
-        recode_(picture, jpeg["quality"])
+        picture.lerp_(recode_(picture.clone(), jpeg["quality"]), share)
     return picture

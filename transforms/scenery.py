@@ -14,7 +14,16 @@ from physadv.transforms.colour import to_linear
 from physadv.transforms.geometry import Geometry
 from physadv.transforms.stages import Draw
 from physadv.transforms.view import Backdrop
-from physadv.transforms.warp import Homography, level_for, normalising, project, pull_grid, pyramid, sample_levels
+from physadv.transforms.warp import (
+    DRAWN,
+    Homography,
+    level_for,
+    normalising,
+    project,
+    pull_grid,
+    pyramid,
+    sample_levels,
+)
 
 _EDGE = 0.1  # share of a face's box beyond its raster that its soft edge may reach
 _known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # the backgrounds' pyramids, made once
@@ -32,7 +41,7 @@ def staged(
     texels = scenes.faces.images.shape[-1] / size_mm.amax(1) / at.px_per_mm[rows] * at.sensor_px[rows].clamp(min=1)
     start = torch.zeros(len(face), dtype=torch.long, device=face.device)
     grid = pull_grid(box.back[rows], start + top, start + left, height, width)
-    seen = sample_levels(scenes.faces.light, grid, level_for(texels), source=face)
+    seen = sample_levels(scenes.faces.light, grid, level_for(texels, sharp=DRAWN), source=face)
     under = light[:, :, top : top + height, left : left + width]
     under.mul_(1 - seen[:, 3:]).add_(seen[:, :3])
     return light

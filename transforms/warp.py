@@ -177,6 +177,11 @@ def _sample(images: Float[Tensor, "a c h w"], grid: Float[Tensor, "m y x 2"], bo
     return grid_sample(images.expand(len(grid), -1, -1, -1), grid, padding_mode=border, align_corners=False)
 
 
-def level_for(texels_per_px: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The pyramid level at which one output px covers about one texel."""
-    return texels_per_px.clamp(min=1).log2().round().long()
+# A level's box (t²/12) and the bilinear weights (t²/6) blur texels of t px as much as a px does (1/12) where t = 1/√3.
+# For what is not searched: an artwork has all its texels seen in every view, or it would learn to alias.
+DRAWN = 3**-0.5
+
+
+def level_for(texels_per_px: Float[Tensor, " n"], *, sharp: float = 1.0) -> Int[Tensor, " n"]:
+    """The pyramid level at which one output px covers about one texel; sharp < 1: finer by that factor."""
+    return (sharp * texels_per_px).clamp(min=1).log2().round().long()

@@ -23,7 +23,7 @@ from physadv.transforms.colour import LUMINANCE, to_linear
 from physadv.transforms.optics import blur_matrices, separable
 from physadv.transforms.print import MONOMIALS, Ink, monomials
 from physadv.transforms.texture import frame_points
-from physadv.transforms.warp import level_for, pixel_grid, project, pyramid, sample_pyramid
+from physadv.transforms.warp import DRAWN, level_for, pixel_grid, project, pyramid, sample_pyramid
 
 SIGMAS_PX = (0.0, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.5, 5.0)  # of the crop
 FLAT = 1.1  # a blur is believed where the worst of them leaves that many times as much as the best,
@@ -166,7 +166,7 @@ def _face(sight: Sight, scenes: Scenes) -> tuple[Float[Tensor, "3 h w"], Float[T
     texels = scenes.faces.images.shape[-1] / size_mm.amax() / sight.px_per_mm * max(sight.scale, 1.0)
     levels = [level[row.to(level.device)].cpu() for level in scenes.faces.light]
     seen = sample_pyramid(
-        levels, sight.points_mm() / size_mm[:, None], level_for(texels[None]), height=side, width=side
+        levels, sight.points_mm() / size_mm[:, None], level_for(texels[None], sharp=DRAWN), height=side, width=side
     )
     return seen[0, :3], seen[0, 3]
 

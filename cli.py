@@ -428,7 +428,7 @@ def fit_world(
     with Console() as console:
         fit = run_fit_world(profile, output, base=base, overwrite=overwrite, photos=photos, sign=sign, console=console)
     if fit.ink is not None:
-        shown = ("no printer at all", fit.ink.plain), ("this world", fit.ink.error), ("its kind at best", fit.ink.free)
+        shown = ("no printer at all", fit.ink.plain), ("this world", fit.ink.error)
         _table(("colours of the print by", "mean CIEDE2000"), [(name, f"{error:.1f}") for name, error in shown])
     if fit.halves is not None:
         rows = [(name, f"{one.p:.3f}", *(f"{p:.3f}" for p in one.ks.values())) for name, one in fit.halves.rows()]

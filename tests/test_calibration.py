@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
@@ -315,10 +316,25 @@ def test_ink_is_found_where_the_printer_is_one() -> None:
     ink = Ink(gamut=(0.8, 0.8), dot_gain=(0.3, 0.3), black=(0.02, 0.02))
     fit = fit_ink(printed(ink))
     assert fit.error < 0.5
-    assert fit.ink.gamut[0] == pytest.approx(0.8, abs=0.06)
-    assert fit.ink.dot_gain[0] == pytest.approx(0.3, abs=0.06)
+    np.testing.assert_allclose(printed(replace(fit.ink, paper=(1.0, 1.0))), printed(ink), atol=0.02)
     assert fit.ink.jitter < 0.03
     assert fit.plain > 5
+
+
+def test_a_measured_ink_is_what_was_measured_on_its_paper() -> None:
+    measured = fit_ink(printed(Ink(gamut=(0.9, 0.9), dot_gain=(0.2, 0.2)))).ink
+    drawn = replace(measured, paper=(0.5, 0.5), black=(0.1, 0.1), jitter=0.0)
+    plain = replace(measured, paper=(1.0, 1.0), jitter=0.0)
+    assert printed(drawn) == pytest.approx(0.1 + 0.4 * printed(plain), abs=2e-3)
+    spread = replace(plain, jitter=0.1).sample(torch.rand(200, Ink.dims, generator=torch.Generator().manual_seed(0)))
+    assert spread["response"][:, :, 0].std() == pytest.approx(0.1 / 3**0.5, rel=0.1), "black varies"
+    assert spread["response"].sum(2).std(0).max() < 1e-5, "paper does not"
+
+
+@pytest.mark.parametrize("response", [(0.5,) * 32, (11.0,) * 33])
+def test_what_is_no_response_is_refused(response: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="33 coefficients"):
+        Ink(response=response)
 
 
 def test_light_is_told_from_camera() -> None:

@@ -136,22 +136,34 @@ class Jpeg:
         return images + (value - images.detach())
 
 
+_FINE = 0.71  # a file 1.4 times as fine as the frame keeps nearer to all of its colour than to half
+
+
 @torch.no_grad()
-def recode_(images: Float[Tensor, "n 3 h w"], quality: Float[Tensor, " n"]) -> Float[Tensor, "n 3 h w"]:
-    """Images in [0, 1], replaced by what a JPEG of each quality holds of them."""
+def recode_(
+    images: Float[Tensor, "n 3 h w"], quality: Float[Tensor, " n"], share: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, "n 3 h w"]:
+    """Images in [0, 1], replaced by what a JPEG of each quality holds of them.
+
+    share: px of the image per px of the file. Colour is stored at half the file's resolution: from 1/2 on, all of it.
+    """
+    fine = [False] * len(images) if share is None else (share <= _FINE).tolist()
     height, width = images.shape[-2:]
     blue_first = np.empty((height, width, 3), np.uint8)
-    for image, percent in zip(images, quality.tolist(), strict=True):
+    for image, percent, whole in zip(images, quality.tolist(), fine, strict=True):
         planes = image.cpu().float().contiguous().numpy().reshape(-1, width)
         coded = cv2.convertScaleAbs(planes, alpha=255).reshape(3, height, width)  # rounds to even, as torch does
         cv2.mixChannels([*coded], [blue_first], _SWAPPED)
-        cv2.mixChannels([_recode(blue_first, int(percent))], [*coded], _SWAPPED)
+        cv2.mixChannels([_recode(blue_first, int(percent), whole=whole)], [*coded], _SWAPPED)
         image.copy_(torch.from_numpy(coded)).div_(255)
     return images
 
 
-def _recode(pixels: np.ndarray, quality: int) -> np.ndarray:
-    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+def _recode(pixels: np.ndarray, quality: int, *, whole: bool) -> np.ndarray:
+    """whole: colour at the resolution of light."""
+    colour = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444 if whole else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    how = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, colour]
+    done, data = cv2.imencode(".jpg", pixels, how)
     if not done:
         raise RuntimeError("OpenCV could not encode a JPEG")
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))

@@ -104,5 +104,5 @@ def filed(picture: Float[Tensor, "n 3 h w"], camera: Camera) -> Float[Tensor, "n
     """
     share = camera.share[:, None, None, None]
     for jpeg in camera.jpegs:
-        picture.lerp_(recode_(picture.clone(), jpeg["quality"]), share)
+        picture.lerp_(recode_(picture.clone(), jpeg["quality"], camera.share), share)
     return picture

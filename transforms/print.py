@@ -57,7 +57,8 @@ class Ink:
 
     gamut: 0 keeps a display's primaries, 1 takes the press's, beyond 1 is worse. dot_gain: extra midtone darkening.
     paper: reflectance of the bare paper. black: added to every reflectance (gloss, thin ink). tint: of the paper.
-    jitter: spread of each primary, linear.
+    jitter: spread of each primary, linear. response: 33 coefficients on MONOMIALS (11 of red, of green, of blue; paper
+    = 1) as measured on one printer, instead of gamut and dot gain.
     """
 
     dims: ClassVar[int] = 29
@@ -67,19 +68,28 @@ class Ink:
     black: Range = (0.0, 0.0)
     tint: float = 0.0
     jitter: float = 0.0
+    response: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.response and (len(self.response) != 33 or not all(abs(one) <= 10 for one in self.response)):
+            raise ValueError("response: give 33 coefficients, 11 each of red, green and blue")
         check_spans(
             self, gamut=(0, 2), dot_gain=(-0.9, 0.9), paper=(0.2, 1), black=(0, 0.3), tint=(0, 0.3), jitter=(0, 0.3)
         )
 
     def sample(self, u: Float[Tensor, "n 29"]) -> Params:
-        press = torch.lerp(_CORNERS, to_linear(_PRINTED / 255), between(u[:, 0], self.gamut)[:, None, None])
         inked = 1 - _CORNERS.prod(1, keepdim=True)  # paper has no ink to vary
-        primaries = (press + self.jitter * (2 * u[:, 1:25].reshape(-1, 8, 3) - 1) * inked).clamp(0, 1)
+        spread = self.jitter * (2 * u[:, 1:25].reshape(-1, 8, 3) - 1) * inked
         cream = 1 - self.tint * u[:, 25:26] * torch.tensor([0.0, 0.1, 1.0])
         white = between(u[:, 26], self.paper)[:, None, None] * cream[:, None]
         black = between(u[:, 27], self.black)[:, None, None]
+        if self.response:
+            flat = torch.zeros(len(u))
+            measured = torch.tensor(self.response).view(3, 11) + _response(spread, flat)
+            lifted = black.mT * torch.eye(1, 11)  # gloss and thin ink: the constant term alone
+            return {"response": lifted + (white - black).mT * measured}
+        press = torch.lerp(_CORNERS, to_linear(_PRINTED / 255), between(u[:, 0], self.gamut)[:, None, None])
+        primaries = (press + spread).clamp(0, 1)
         return {"response": _response(black + (white - black) * primaries, between(u[:, 28], self.dot_gain))}
 
     def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:

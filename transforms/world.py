@@ -73,7 +73,7 @@ class World:
     @cached_property
     def hash(self) -> str:
         """Twelve hex digits of everything that is drawn; printed with every figure."""
-        content = [[(type(t).__name__, asdict(cast(Any, t))) for t in stages] for stages in self.components]
+        content = [[(type(t).__name__, _said(t)) for t in stages] for stages in self.components]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     @property
@@ -122,6 +122,11 @@ class World:
     def without(self, *stages: str) -> "World":
         """The same world less whole stages."""
         return replace(self, components=tuple(part.without(*stages) for part in self.components))
+
+
+def _said(transform: Transform) -> dict[str, Any]:
+    """Its options; a list that is left out says nothing."""
+    return {name: value for name, value in asdict(cast(Any, transform)).items() if value != ()}
 
 
 DIGITAL = World("digital", (Stages(),), "No physics: the photograph as the file has it.")
@@ -227,6 +232,8 @@ def _transform(family: type, given: Any, where: str) -> Transform:
 def _number(value: Any, field: Field[Any], where: str) -> float | tuple[float, ...]:
     """A number, or the two ends of a range: what the field holds by default."""
     ranged = isinstance(field.default, tuple)
+    if field.default == ():
+        return _numbers(value, where)
     numbers = value if ranged else [value]
     try:
         if isinstance(numbers, list) and len(numbers) == (2 if ranged else 1):
@@ -234,3 +241,10 @@ def _number(value: Any, field: Field[Any], where: str) -> float | tuple[float, .
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {value!r} is not a number; write one like 0.5.") from error
     raise UserError(f"{where}: {value!r} must be a range of two numbers; write it as [low, high].")
+
+
+def _numbers(value: Any, where: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(one) for one in value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {value!r} must be a list of numbers.") from error

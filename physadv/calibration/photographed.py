@@ -26,7 +26,7 @@ from physadv.errors import UserError
 from physadv.scenes import Scenes
 from physadv.threats import Artwork
 from physadv.transforms.base import Range
-from physadv.transforms.camera import Balance, Defocus, Motion, Noise, Tone
+from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Tone
 from physadv.transforms.colour import saturation_matrix
 from physadv.transforms.light import Exposure, Glare, Gradient, Shadow, Temperature, Veil
 from physadv.transforms.stages import Stages
@@ -49,7 +49,8 @@ _FAMILIES = ("stops", "kelvin", "saturation", "veil", "blur_px", "shot", "streng
 class Seen:
     """One photograph in the world's parameters. tint: what the black body leaves, in stops per channel.
 
-    strength: of the gradient. shade: share of light that a shadow takes; 0 without one.
+    strength: of the gradient. shade: share of light that a shadow takes; 0 without one. quality: of the JPEG; None: it
+    is none.
     """
 
     stops: float
@@ -62,6 +63,7 @@ class Seen:
     read: float
     strength: float
     shade: float
+    quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Taken:
     sign: Sign
     pose: Pose
     figures: Float[np.ndarray, "3"]
+    quality: float | None = None
 
 
 def take(photo: Photo, by: Layout | Quad, face: Face, scenes: Scenes) -> Taken:
@@ -79,7 +82,7 @@ def take(photo: Photo, by: Layout | Quad, face: Face, scenes: Scenes) -> Taken:
     width, height = scenes.faces.size_mm[0].tolist()
     corners = sighting.plane.project(np.array([[0, 0], [width, 0], [width, height], [0, height]]))
     sign = read_sign(photo.pixels / 255, face, corners, name=photo.name)
-    return Taken(sign, sighting.pose, crop_statistics(photo, sighting.plane, scenes))
+    return Taken(sign, sighting.pose, crop_statistics(photo, sighting.plane, scenes), photo.quality)
 
 
 def seen_of(sign: Sign, face: Face, *, context: float = 0.1) -> Seen:
@@ -141,7 +144,7 @@ def _lit(
 def fit_photographs(
     taken: Sequence[Taken], face: Face, scenes: Scenes, base: World, *, name: str, artwork: Artwork | None = None
 ) -> World:
-    """`base` with the light and camera of photographs of the sign; printer, mounting, poses and JPEG stay its own.
+    """`base` with the light and camera of photographs of the sign; printer, mounting and poses stay its own.
 
     UserError: the base is a mixture or reserved, or there are fewer than four photographs.
     """
@@ -159,6 +162,7 @@ def _sharpened(one: Taken, seen: Seen, scenes: Scenes, base: Stages, artwork: Ar
 
     The world resamples its faces, which blurs them, too: what was measured in the photograph would count that twice.
     """
+    seen = replace(seen, quality=one.quality)
     trials = tuple(component(base, [replace(seen, blur_px=blur)]) for blur in _BLURS_PX)
     views = len(_BLURS_PX) * _BLUR_VIEWS
     made = foretold(World("trial", trials), [one.pose], scenes, views=views, seed=0, artwork=artwork)[0]
@@ -216,5 +220,12 @@ def component(base: Stages, seen: Sequence[Seen]) -> Stages:
         Defocus(sigma_px=ends("blur_px")),
         Motion(),
         Tone(),
+        *_files(seen),
     ]
     return replaced(base, measured)
+
+
+def _files(seen: Sequence[Seen]) -> list[Jpeg]:
+    """As they were saved; none where one was not saved as JPEG: then the base's."""
+    known = [one.quality for one in seen if one.quality is not None]
+    return [Jpeg(quality=span(np.array(known), (5, 100)))] if known and len(known) == len(seen) else []

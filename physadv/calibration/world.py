@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import yaml
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from physadv.calibration.difference import difference, linear
 from physadv.calibration.profile import Profile, Shot
@@ -26,9 +26,6 @@ _PAPER = 0.75  # reflectance of office paper: a photograph alone cannot tell bri
 _KELVIN = np.arange(3000, 15001, 50)
 _SATURATION = np.linspace(0.3, 2, 69)
 _CUBE = np.array(list(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=3)))
-_GAMUTS = tuple(float(g) for g in np.round(np.linspace(0, 2, 41), 2))
-_BLACKS = tuple(float(b) for b in np.round(np.linspace(0, 0.1, 6), 2))
-_DOT_GAINS = tuple(float(g) for g in np.round(np.linspace(-0.9, 0.9, 37), 2))
 _JITTER_MAX = 0.3
 
 
@@ -47,13 +44,12 @@ class Lights:
 class InkFit:
     """The printer of the world that comes nearest to a print map, and by how much it misses, in CIEDE2000.
 
-    plain: what a display's colours would miss by. free: what the best eight printed corners and dot gains would.
+    plain: what a display's colours would miss by.
     """
 
     ink: Ink
     error: float
     plain: float
-    free: float
 
 
 def fit_world(profile: Profile, base: World, *, name: str) -> tuple[World, InkFit]:
@@ -109,26 +105,20 @@ def _saturation(shot: Shot) -> float:
 
 
 def fit_ink(reflectance: Float[np.ndarray, "125 3"]) -> InkFit:
-    """Ink's gamut, dot gain and black for the reflectances (paper = 1) of a 5 × 5 × 5 cube of colours.
+    """All coefficients on Ink's monomials for the reflectances (paper = 1) of a 5 × 5 × 5 cube of colours.
 
-    Gamut and black are fitted at the cube's corners, where dot gain plays no part, dot gain to the rest. jitter is as
-    wide as the miss at the corners: the true printer lies within the world, not at its middle.
+    Least squares, errors weighted by lightness. jitter is as wide as the miss at the cube's corners: the true printer
+    lies within the world, not at its middle.
     """
-    corners = ((_CUBE == 0) | (_CUBE == 1)).all(1)
-
-    def error(gamut: float, black: float, dot_gain: float, rows: Bool[np.ndarray, "125"]) -> float:
-        ink = Ink(gamut=(gamut, gamut), dot_gain=(dot_gain, dot_gain), black=(black, black))
-        return float(difference(printed(ink)[rows], reflectance[rows]).mean())
-
-    gamut, black = min(product(_GAMUTS, _BLACKS), key=lambda pair: error(pair[0], pair[1], 0.0, corners))
-    dot_gain = min(_DOT_GAINS, key=lambda gain: error(gamut, black, gain, ~corners))
-    ink = Ink(gamut=(gamut, gamut), dot_gain=(dot_gain, dot_gain), black=(black, black))
-    miss = (printed(ink) - reflectance)[corners & (_CUBE.min(1) < 1)]
+    weight, terms = np.sqrt((reflectance + 0.02) ** -1.2), _terms()
+    pairs = zip(weight.T, reflectance.T, strict=True)
+    columns = [np.linalg.lstsq(terms * w[:, None], y * w, rcond=None)[0] for w, y in pairs]
+    ink = Ink(response=tuple(float(one) for one in np.round(columns, 4).ravel()))
+    corners = ((_CUBE == 0) | (_CUBE == 1)).all(1) & (_CUBE.min(1) < 1)
+    miss = (printed(ink) - reflectance)[corners]
     jitter = min(round(float(np.sqrt(3 * (miss**2).mean())), 4), _JITTER_MAX)
-    world_ink = replace(ink, paper=(_PAPER, _PAPER), black=(_PAPER * black,) * 2, jitter=jitter)
-    every = np.ones_like(corners)
-    plain = float(difference(linear(_CUBE), reflectance).mean())
-    return InkFit(world_ink, error(gamut, black, dot_gain, every), plain, _free_error(reflectance))
+    error, plain = (float(difference(one, reflectance).mean()) for one in (printed(ink), linear(_CUBE)))
+    return InkFit(replace(ink, paper=(_PAPER, _PAPER), jitter=jitter), error, plain)
 
 
 def printed(ink: Ink) -> Float[np.ndarray, "125 3"]:
@@ -140,15 +130,6 @@ def printed(ink: Ink) -> Float[np.ndarray, "125 3"]:
 def _terms() -> Float[np.ndarray, "125 11"]:
     colours = torch.from_numpy(_CUBE).float().T.reshape(1, 3, -1, 1)
     return monomials(colours, torch.ones_like(colours[:, :1]))[0, :, :, 0].T.numpy().astype(float)
-
-
-def _free_error(reflectance: Float[np.ndarray, "125 3"]) -> float:
-    """What all 33 coefficients on Ink's monomials would leave: least squares, errors weighted by lightness."""
-    weight = np.sqrt((reflectance + 0.02) ** -1.2)
-    terms = _terms()
-    pairs = zip(weight.T, reflectance.T, strict=True)
-    columns = [np.linalg.lstsq(terms * w[:, None], y * w, rcond=None)[0] for w, y in pairs]
-    return float(difference(terms @ np.array(columns).T, reflectance).mean())
 
 
 def _light(base: Stages, lights: Lights) -> list[Any]:
@@ -207,6 +188,7 @@ def _written(component: Stages) -> dict[str, Any]:
             names[type(transform)]: {
                 key: list(value) if isinstance(value, tuple) else value
                 for key, value in asdict(cast(Any, transform)).items()
+                if value != ()
             }
             for transform in getattr(component, stage)
         }

@@ -21,6 +21,7 @@ FILM_DIAGONAL_MM = math.hypot(36, 24)
 CAMERA_FRAMES = 30
 HEIC = frozenset({".heic", ".heif"})
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
+_TABLE_SUM = 3688  # of JPEG's example table for luminance, which the IJG's library calls quality 50
 _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # FocalPlaneResolutionUnit; 2, the inch, is the default
 
 
@@ -29,7 +30,7 @@ class Photo:
     """A photograph, upright, 8 bit, sRGB. group: what it shares with others (the video of a frame), or its own name.
 
     focal_px: None where neither the file nor the user says it; then no distance follows from it.
-    time_s: of a frame, from the start of its video.
+    time_s: of a frame, from the start of its video. quality: of a JPEG, 1 to 100; None: it is none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Photo:
     pixels: UInt8[np.ndarray, "h w 3"]
     focal_px: float | None
     time_s: float | None = None
+    quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,20 @@ def _read(path: Path, focal_px: float | None) -> Photo | Skipped:
         image = open_image(path)
     except UserError as error:
         return Skipped(path.name, str(error).removeprefix(f"{path} "))
-    return Photo(path.name, path.name, np.asarray(image), focal_px or exif_focal_px(path))
+    pixels = np.asarray(image)
+    return Photo(path.name, path.name, pixels, focal_px or exif_focal_px(path), quality=jpeg_quality(path))
+
+
+def jpeg_quality(path: Path) -> float | None:
+    """Of a JPEG, 1 to 100 as the IJG's library counts: from its luminance table's sum. None: it is no JPEG."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=formats()) as image:
+            tables = getattr(image, "quantization", None)
+    if not tables:
+        return None
+    percent = 100 * sum(tables[min(tables)]) / _TABLE_SUM
+    return 100 - percent / 2 if percent <= 100 else 5000 / percent
 
 
 @cache

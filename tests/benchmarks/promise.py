@@ -66,13 +66,13 @@ class Made:
     steps: int
 
 
-ARTWORKS = {
-    "patch 8 %": Made("patch:8%", "untargeted", 60),
-    "patch 12 %": Made("patch:12%", "untargeted", 60),
-    "patch 20 %": Made("patch:20%", "untargeted", 40),
+ARTWORKS = {  # of sizes that succeed neither always nor never on cameras A and B
+    "patch 6 %": Made("patch:6%", "untargeted", 60),
+    "patch 7 %": Made("patch:7%", "untargeted", 60),
     "patch 10 % to 50": Made("patch:10%", "class:speed-limit-50", 60),
-    "patch 15 % to 80": Made("patch:15%", "class:speed-limit-80", 60),
-    "bars to 80": Made("stickers:two-bars", "class:speed-limit-80", 60),
+    "patch 12 % to 50": Made("patch:12%", "class:speed-limit-50", 60),
+    "patch 12 % to 80": Made("patch:12%", "class:speed-limit-80", 60),
+    "patch 14 % to 80": Made("patch:14%", "class:speed-limit-80", 60),
 }
 
 

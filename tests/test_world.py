@@ -286,12 +286,13 @@ def test_the_fused_photograph_is_the_slow_one(staged: bool, pasted: bool) -> Non
 
 def test_jpeg_comes_last() -> None:
     where, art = scenes(staged=True), artwork()
-    coded = World("jpeg", (replace(FULL, camera=(*FULL.camera, Jpeg((40, 90)))),))
-    draw = coded.draw(range(4), seed=11).draws[0]
+    world = World("jpeg", (replace(FULL, camera=(*FULL.camera, Jpeg((40, 90)))),))
+    draw = world.draw(range(4), seed=11).draws[0]
     before = photographs(PHYSICAL, where, art)
-    share = geometry(where, draw, frame=FRAME).sensor_px.clamp(max=1)[:, None, None, None]
-    expected = before.lerp(Jpeg((40, 90)).apply(before, draw.params[Jpeg]), share)
-    torch.testing.assert_close(photographs(coded, where, art), expected, atol=1e-6, rtol=0)
+    share = geometry(where, draw, frame=FRAME).sensor_px.clamp(max=1)
+    coded = recode_(before.clone(), draw.params[Jpeg]["quality"], share)
+    expected = before.lerp(coded, share[:, None, None, None])
+    torch.testing.assert_close(photographs(world, where, art), expected, atol=1e-6, rtol=0)
     assert not torch.equal(expected, before)
 
 

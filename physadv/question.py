@@ -73,8 +73,11 @@ def answer(target: Target, images: Float[Tensor, "n 3 h w"]) -> Answer:
 
 def answers(target: Target, images: Float[Tensor, "n 3 h w"]) -> tuple[Any, Answer]:
     """What a loss takes and what the target says in the end; of a classifier, the same logits."""
-    said = target(images)
-    return said, target.kept(said) if isinstance(target, Detector) else said
+    if isinstance(target, Detector):
+        raw = target(images)
+        return raw, target.kept(raw)
+    logits = target(images)
+    return logits, logits
 
 
 def heard(target: Target, said: Answer, truth: Truth) -> tuple[str, float, bool]:

@@ -151,6 +151,7 @@ def colours(case: Case, scenes: Scenes, world: World, target: Classifier, respon
     found = split(
         case.seen, Found(case.measured, case.plane, response), sign, group="", target=target, scenes=scenes,
         artwork=case.hung, objective=Margin(Goal("untargeted")), world=there, views=8, seed=case_seed(case),
+        truth=case.truth,
     )  # fmt: skip
     return found.foretold["all"][2]
 

@@ -633,7 +633,6 @@ CLASSIFIER = "attack --target builtin:gtsrb"
         (f"{ATTACK} {HIDE} --scenes coco:none.json", "none.json"),
         ("audit --target python:toy.py:make --scenes staged:stop", "audit needs a classifier"),
         ("scan --target python:toy.py:make --scenes staged:stop", "scan needs a classifier"),
-        ("capture images --target python:toy.py:make", "capture needs a classifier"),
     ],
 )
 def test_bad_options_get_one_sentence(run: Callable[[str], Ended], line: str, sentence: str) -> None:

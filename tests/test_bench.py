@@ -216,7 +216,7 @@ def test_the_command_writes_what_it_says(tmp_path: Path):
     keys = {"target", "ratio", "max_ratio", "twin_ratio", "bare_ms", "step_ms", "shares", "peak_mb", "busy"}
     assert said["steps"][0].keys() >= keys
     assert said["steps"][0]["target"] == "cnn-64"
-    assert said["machine"]["world"] == {"name": "drive-by", "hash": "34764625eb5e"}
+    assert said["machine"]["world"] == {"name": "drive-by", "hash": "fb351df86b67"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert metrics["headline"].replace("'", "&#39;") in page
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")

@@ -387,7 +387,7 @@ def test_a_world_is_fitted_to_a_plain_one(profile: Profile) -> None:
 
 
 def test_the_default_world_is_as_it_was() -> None:
-    assert load_world("drive-by").hash == "34764625eb5e"
+    assert load_world("drive-by").hash == "fb351df86b67"
 
 
 def test_the_command_measures_and_reports(folder: Path, tmp_path: Path) -> None:

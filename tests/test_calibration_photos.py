@@ -28,7 +28,7 @@ from physadv.errors import UserError
 from physadv.files import open_image
 from physadv.printing.sheet import make_sheet
 from physadv.scenes.faces import draw_face
-from physadv.scenes.staged import staged
+from physadv.transforms.camera import Defocus, Jpeg, Sharpen
 from physadv.transforms.world import load_world
 
 QUAD = np.array([[40.0, 30.0], [190.0, 22.0], [198.0, 180.0], [34.0, 168.0]])
@@ -138,16 +138,46 @@ def taken(count: int) -> list[Taken]:
 
 
 def test_a_world_of_photographs_is_written_and_read(tmp_path: Path) -> None:
-    scenes, base = staged("stop", backgrounds=None, label=None, face_mm=None), load_world("drive-by")
-    world = fit_photographs(taken(8), face(), scenes, base, name="street")
+    base = load_world("drive-by")
+    world = fit_photographs(taken(8), face(), base, name="street")
     (tmp_path / "street.yaml").write_bytes(world_yaml(world))
     again = load_world(str(tmp_path / "street.yaml"))
     assert len(world.components) == 2
     assert again.hash == world.hash != base.hash
     with pytest.raises(UserError, match="4 or more"):
-        fit_photographs(taken(3), face(), scenes, base, name="street")
+        fit_photographs(taken(3), face(), base, name="street")
     with pytest.raises(UserError, match="plain one"):
-        fit_photographs(taken(8), face(), scenes, load_world("promise"), name="street")
+        fit_photographs(taken(8), face(), load_world("promise"), name="street")
+
+
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [([80.0, 90.0, 80.0, 90.0], (80 - 10 / 3, 90 + 10 / 3)), ([80.0, None, 80.0, 90.0], (50.0, 95.0))],
+    ids=["all are JPEG", "one is not"],
+)
+def test_the_worlds_jpeg_is_that_of_the_files(qualities: list[float | None], expected: tuple[float, float]) -> None:
+    """As wide as the uniform distribution that four come from; where one file is no JPEG, the base's."""
+    shots = [replace(one, quality=quality) for one, quality in zip(taken(4), qualities, strict=True)]
+    world = fit_photographs(shots, face(), load_world("drive-by"), name="street")
+    assert world.components[0].get(Jpeg).quality == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("blur_px", "sigma_px", "amount"),
+    [
+        ([0.4, 0.6, 0.4, 0.6], (0.4 - 0.2 / 3, 0.6 + 0.2 / 3), (0.0, 0.0)),
+        ([-0.5, -0.5, -0.5, -0.5], (0.0, 0.0), (0.25, 0.25)),
+        ([-0.3, 0.3, 0.0, 0.0], (0.0, 0.5), (0.0, 0.25)),
+    ],
+    ids=["blurred", "sharpened", "both"],
+)
+def test_photographs_blurred_and_sharpened(
+    blur_px: list[float], sigma_px: tuple[float, float], amount: tuple[float, float]
+) -> None:
+    shots = [replace(one, blur_px=blur) for one, blur in zip(taken(4), blur_px, strict=True)]
+    stages = fit_photographs(shots, face(), load_world("drive-by"), name="street").components[0]
+    assert stages.get(Defocus).sigma_px == pytest.approx(sigma_px, abs=1e-4)
+    assert stages.get(Sharpen).amount == pytest.approx(amount, abs=1e-4)
 
 
 @pytest.mark.parametrize(("shift", "rejected"), [(0.0, False), (1.2, True)])

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from physadv.capture import open_source, read_quads
-from physadv.capture.photos import Photo, Skipped
+from physadv.capture.photos import Photo, Skipped, jpeg_quality
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
@@ -300,3 +300,17 @@ def test_sources_say_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(UserError, match="cannot be opened"):
         open_source(str(tmp_path / "broken.mp4"), focal_px=None)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 92])
+def test_a_jpeg_tells_its_quality(tmp_path: Path, quality: int) -> None:
+    picture().save(tmp_path / "a.jpg", quality=quality)
+    assert jpeg_quality(tmp_path / "a.jpg") == pytest.approx(quality, abs=0.5)
+    (photo,) = open_source(str(tmp_path / "a.jpg"), focal_px=None).read()
+    assert isinstance(photo, Photo)
+    assert photo.quality == jpeg_quality(tmp_path / "a.jpg")
+
+
+def test_what_is_no_jpeg_has_no_quality(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    assert jpeg_quality(tmp_path / "a.png") is None

@@ -19,7 +19,7 @@ from physadv.question import truth_at
 from physadv.scenes import Scenes, load_scenes
 from physadv.targets import Classifier, Frame
 from physadv.threats import Artwork
-from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Tone
+from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Sharpen, Tone
 from physadv.transforms.geometry import geometry
 from physadv.transforms.light import Exposure, Gradient, Temperature, Veil
 from physadv.transforms.mount import Placement
@@ -106,6 +106,15 @@ def test_blur_is_measured_in_px_of_the_photograph(scenes: Scenes, artwork: Artwo
     assert measured_in(scenes, artwork, blurred).blur_px == pytest.approx(sigma_px, abs=0.2)
 
 
+@pytest.mark.parametrize("amount", [0.4, 1.5])
+def test_sharpening_is_measured_as_a_blur_below_nothing(scenes: Scenes, artwork: Artwork, amount: float) -> None:
+    sharpened = replace(TRUE, camera=(Sharpen((amount, amount)),))
+    found = measured_in(scenes, artwork, sharpened).blur_px
+    assert found is not None
+    assert found < 0
+    assert found**2 == pytest.approx(amount, rel=0.3)
+
+
 def test_a_face_without_edges_tells_no_blur(scenes: Scenes) -> None:
     """Blank paper is as white as before, however blurred."""
     paper = load_scenes("staged:a4")
@@ -161,7 +170,7 @@ def test_a_swap_changes_its_stage_alone(scenes: Scenes, artwork: Artwork) -> Non
         "print": {Ink},
         "light": {Exposure, Temperature, Gradient, Balance, Tone},
         "geometry": {Pinhole, Placement},
-        "blur": {Defocus, Motion},
+        "blur": {Defocus, Motion, Sharpen},
     }
     families = set().union(*changed.values()) | {Noise, Jpeg}
     for stage in STAGES:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
-from kornia.filters import gaussian_blur2d
+from kornia.filters import gaussian_blur2d, unsharp_mask
 from kornia.geometry.transform import get_tps_transform, warp_image_tps, warp_perspective
 from PIL import Image
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from physadv.transforms import warp
 from physadv.transforms.base import Colour, Params, Transform
 from physadv.transforms.base import Field as LightField
-from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Tone
+from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Sharpen, Tone
 from physadv.transforms.colour import luminance, planckian_gain, saturation_matrix, to_linear, to_srgb
 from physadv.transforms.light import Exposure, Glare, Gradient, Shadow, Temperature, Veil
 from physadv.transforms.mount import Bend, Placement
@@ -178,6 +178,7 @@ CASES: dict[type, Case] = {
     ),
     Noise: Case(Noise((0.001, 0.01), (0.005, 0.03))),
     Tone: Case(Tone((-0.2, 0.3), (-0.1, 0.6))),
+    Sharpen: Case(Sharpen((0.5, 1.5), (0.7, 2.0))),
     Jpeg: Case(Jpeg((30, 95))),
 }
 APPLIED = [family for family in CASES if hasattr(family, "apply")]
@@ -493,6 +494,16 @@ def test_blur_agrees_with_kornia(sigma: float) -> None:
     wide = math.sqrt(sigma**2 + 1 / 12)  # Kornia samples the kernel, a pixel integrates it over its own width
     theirs = gaussian_blur2d(images, (23, 23), (wide, wide))
     torch.testing.assert_close(ours[inner], theirs[inner], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("radius_px", [1.0, 2.0])
+def test_sharpening_an_edge_is_kornias_unsharp_mask(radius_px: float) -> None:
+    edges = noise(1, 3, 1, 48, low=0.3, high=0.7).expand(1, 3, 48, 48)
+    wide = math.sqrt(radius_px**2 + 1 / 12)
+    theirs = unsharp_mask(edges, (23, 23), (wide, wide))[..., 12:-12, 12:-12].clamp(0, 1)
+    ours = {"amount": torch.ones(1), "radius_px": torch.tensor([radius_px])}
+    seen = to_linear(Sharpen().apply(to_srgb(edges), ours))[..., 12:-12, 12:-12]
+    torch.testing.assert_close(seen, theirs, atol=2e-3, rtol=0)
 
 
 def test_blur_spreads_along_its_own_axis_and_keeps_light() -> None:

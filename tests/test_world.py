@@ -22,7 +22,7 @@ from physadv.threats.base import Artwork
 from physadv.transforms import view as views_of
 from physadv.transforms.base import Colour
 from physadv.transforms.base import Field as LightField
-from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Tone, recode_
+from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Sharpen, Tone, recode_
 from physadv.transforms.colour import to_linear, to_srgb
 from physadv.transforms.geometry import geometry
 from physadv.transforms.light import Exposure, Glare, Gradient, Shadow, Temperature, Veil
@@ -70,6 +70,7 @@ FULL = Stages(
         Balance(0.1, (0.8, 1.1)),
         Noise((0.0003, 0.002), (0.001, 0.005)),
         Tone((-0.2, 0.3), (-0.1, 0.5)),
+        Sharpen((0.5, 1.5), (0.7, 1.5)),
     ),
 )
 PHYSICAL = World("full", (FULL,))
@@ -246,14 +247,20 @@ def slow_light(light: Tensor, transform: Any, params: dict[str, Tensor], lamp: f
 
 
 def slow_blur(light: Tensor, draw: Draw, sensor_px: float, *, staged: bool) -> Tensor:
-    """A Gaussian of the optics' and the sensor px's variance, as a dense kernel; light lost at the edge is replaced."""
+    """A Gaussian of the optics' and the sensor px's variance, as a dense kernel; light lost at the edge is replaced.
+
+    The signed one of sharpening comes in the same way, where the scene is no photograph.
+    """
+    sharp = draw.params[Sharpen]
+    amount, halo = float(sharp["amount"]) * staged, (float(sharp["radius_px"]) * sensor_px) ** 2
     own = 1.0 if staged else max(sensor_px / float(draw.params[Relative]["zoom"]), 1.0)
     wider = max(sensor_px**2 - own**2, 0) / 12
     optics = [
         float(draw.params[Motion][name]) ** 2 / 12 + float(draw.params[Defocus]["sigma_px"]) ** 2
         for name in ("x_px", "y_px")
     ]
-    across, down = (slow_kernel(sensor_px**2 * variance + wider) for variance in optics)
+    variances = (sensor_px**2 * variance + wider for variance in optics)
+    across, down = ((1 + amount) * slow_kernel(v) - amount * slow_kernel(v + halo) for v in variances)
     kernel = (down[:, None] * across[None])[None, None]
     around = len(across) // 2
     lost = conv2d(torch.ones(1, 1, SIZE, SIZE).double(), kernel, padding=around)
@@ -296,7 +303,7 @@ def test_jpeg_comes_last() -> None:
     assert not torch.equal(expected, before)
 
 
-@pytest.mark.parametrize(("finer", "left"), [(1, 1.0), (2, 0.5), (4, 0.25)])
+@pytest.mark.parametrize(("finer", "left"), [(2, 0.5), (4, 0.25)])
 def test_a_file_finer_than_the_frame_costs_it_less(finer: int, left: float) -> None:
     """Coded at k times the frame's width and shrunk: about 1/k of the error is left."""
     picture = noise(4, 3, 12, 12).repeat_interleave(8, 2).repeat_interleave(8, 3)
@@ -307,7 +314,7 @@ def test_a_file_finer_than_the_frame_costs_it_less(finer: int, left: float) -> N
         coded = recode_(fine.clone(), torch.full((4,), 60.0))
         return float(torch.nn.functional.avg_pool2d(coded - fine, k).std())
 
-    assert error(finer) / error(1) == pytest.approx(left, rel=0.45)
+    assert error(finer) / error(1) == pytest.approx(left, abs=0.06)
 
 
 # --- replay and batches ----------------------------------------------------------------------------------------------
@@ -635,6 +642,9 @@ def test_transforms_apply_in_physical_order_whatever_the_file_says(tmp_path: Pat
         ("camera: {jpeg: {quality: [.nan, 60]}}", "camera.jpeg.quality: nan is above 60"),
         ("camera: {jpeg: {quality: 90}}", r"90 must be a range of two numbers; write it as \[low, high\]"),
         ("camera: {jpeg: {quality: [50, 60, 70]}}", r"must be a range of two numbers"),
+        ("print: {ink: {response: [0.1, 0.2]}}", "response: give 33 coefficients"),
+        ("print: {ink: {response: [a, b]}}", "must be a list of numbers"),
+        ("print: {ink: {response: 3}}", "must be a list of numbers"),
         ("camera: {jpeg: {quality: [low, high]}}", r"camera.jpeg.quality: \['low', 'high'\] is not a number"),
         ("camera: {rain: {probability: [0.1, 0.2]}}", r"camera.rain.probability: \[0.1, 0.2\] is not a number"),
         ("camera: {rain: {probability: 1.5}}", "probability: 1.5..1.5 leaves the physical range 0.0..1.0"),

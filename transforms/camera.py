@@ -11,6 +11,7 @@ from torch import Tensor
 
 from physadv.transforms.base import Colour, Optics, Params, Range, between, check_spans
 from physadv.transforms.colour import saturation_matrix, to_linear, to_srgb
+from physadv.transforms.optics import blur_matrices, separable
 from physadv.transforms.texture import white_noise
 
 _SWAPPED = [0, 2, 1, 1, 2, 0]  # OpenCV's images begin with blue
@@ -51,6 +52,33 @@ class Motion(Optics):
     def spread(self, params: Params) -> Float[Tensor, "n 4"]:
         x, y = params["x_px"], params["y_px"]
         return torch.stack([0 * x, 0 * y, x, y], 1)
+
+
+@dataclass(frozen=True)
+class Sharpen:
+    """The camera's unsharp mask: light + amount · (light − Gaussian of radius_px sensor px), along each axis in turn.
+
+    Cameras do it to the encoded picture; in linear light it is part of the blur. Photographs have theirs already.
+    """
+
+    dims: ClassVar[int] = 2
+    amount: Range = (0.0, 0.0)
+    radius_px: Range = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_spans(self, amount=(0, 5), radius_px=(0.1, 10))
+
+    def sample(self, u: Float[Tensor, "n 2"]) -> Params:
+        return {"amount": between(u[:, 0], self.amount), "radius_px": between(u[:, 1], self.radius_px)}
+
+    def halo(self, params: Params, sensor_px: Float[Tensor, " n"]) -> Float[Tensor, "n 2"]:
+        """Amount, and variance in px of a frame that has so many to a sensor px."""
+        return torch.stack([params["amount"], (params["radius_px"] * sensor_px) ** 2], 1)
+
+    def apply(self, images: Float[Tensor, "n 3 h w"], params: Params) -> Float[Tensor, "n 3 h w"]:
+        halo = self.halo(params, torch.ones(len(images), device=images.device))
+        matrices = blur_matrices(halo.new_zeros(len(images), 4), *images.shape[-2:], halo=halo)
+        return to_srgb(separable(to_linear(images), *matrices).clamp(0, 1))
 
 
 @dataclass(frozen=True)
@@ -136,7 +164,7 @@ class Jpeg:
         return images + (value - images.detach())
 
 
-_FINE = 0.71  # a file 1.4 times as fine as the frame keeps nearer to all of its colour than to half
+_FINE = 0.71  # px of a frame per px of the file: at half of it, colour is whole; this is the middle between 1/2 and 1
 
 
 @torch.no_grad()
@@ -145,7 +173,8 @@ def recode_(
 ) -> Float[Tensor, "n 3 h w"]:
     """Images in [0, 1], replaced by what a JPEG of each quality holds of them.
 
-    share: px of the image per px of the file. Colour is stored at half the file's resolution: from 1/2 on, all of it.
+    share: px of the image per px of the file. A file stores colour at half its resolution: all of the image's where
+    the file is twice as fine, half of it where both are alike, and between the two whichever is nearer (1/√2).
     """
     fine = [False] * len(images) if share is None else (share <= _FINE).tolist()
     height, width = images.shape[-2:]

@@ -23,6 +23,7 @@ from physadv.targets.base import Frame
 from physadv.threats.base import Artwork
 from physadv.transforms import light
 from physadv.transforms.base import Colour, Field, Optics, Params
+from physadv.transforms.camera import Sharpen
 from physadv.transforms.develop import Camera, camera_of, filed, record
 from physadv.transforms.geometry import Geometry, geometry
 from physadv.transforms.mount import Bend, Placement
@@ -73,7 +74,7 @@ def prepare(scenes: Scenes, draw: Draw, *, frame: Frame) -> Exposure:
     matrix, lamp = camera @ lit, _lamp(draw, scenes)
     gloss = lamp * (camera @ offset[:, :, None])[..., None]
     veil = lamp * veil[:, :, None, None]
-    blur = blur_of(_spread(draw, at.sensor_px, staged=scenes.staged), size, size)
+    blur = _blur(draw, at.sensor_px, size, staged=scenes.staged)
     base, clean = (matrix.new_empty(len(draw), 3, size, size) for _ in range(2))
     shade = matrix.new_ones(len(draw), 1, size, size)
     backdrop, box = (backdrop_of(draw), boxes_of(scenes, at, size)) if scenes.staged else ({}, None)
@@ -289,6 +290,13 @@ def _printed(draw: Draw, scenes: Scenes, matrix: Float[Tensor, "n 3 3"]) -> Floa
     seen = scenes.gain[:, :, None] * draw.of(ink)["response"][of]
     seen[:, :, 0] += scenes.bias
     return matrix[of] @ seen
+
+
+def _blur(draw: Draw, sensor_px: Float[Tensor, " n"], size: int, *, staged: bool) -> Blur:
+    """Optics, and the camera's sharpening where the scene is no photograph that was sharpened already."""
+    sharpen, spread = draw.stages.get(Sharpen), _spread(draw, sensor_px, staged=staged)
+    sharpened = staged and type(sharpen) in draw.params
+    return blur_of(spread, size, size, halo=sharpen.halo(draw.of(sharpen), sensor_px) if sharpened else None)
 
 
 def _spread(draw: Draw, sensor_px: Float[Tensor, " n"], *, staged: bool) -> Float[Tensor, "n 4"]:

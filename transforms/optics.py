@@ -57,20 +57,35 @@ class Blur:
         return rows[:, None] @ wide
 
 
-def blur_of(spread: Float[Tensor, "n 4"], height: int, width: int) -> Blur:
-    """Gaussian with the variance of lens and shutter together."""
-    down, along = _taps(spread[:, 1], spread[:, 3], height), _taps(spread[:, 0], spread[:, 2], width)
-    reach = max(int((taps > 0).any(0).sum()) for taps in (down, along))
+def blur_of(spread: Float[Tensor, "n 4"], height: int, width: int, *, halo: Float[Tensor, "n 2"] | None = None) -> Blur:
+    """Gaussian with the variance of lens and shutter together. halo: amount and variance of a sharpening after it."""
+    down, along = _kernels(spread, height, width, halo)
+    reach = max(int((taps != 0).any(0).sum()) for taps in (down, along))
     down, along = (pad(taps, (0, max(0, reach - taps.shape[1])))[:, :reach] for taps in (down, along))
     return Blur(down, along, _sums(down, height), _sums(along, width), height, width)
 
 
 def blur_matrices(
-    spread: Float[Tensor, "n 4"], height: int, width: int
+    spread: Float[Tensor, "n 4"], height: int, width: int, *, halo: Float[Tensor, "n 2"] | None = None
 ) -> tuple[Float[Tensor, "n h h"], Float[Tensor, "n w w"]]:
     """The same as matrices, rows summing to 1."""
-    down, along = _taps(spread[:, 1], spread[:, 3], height), _taps(spread[:, 0], spread[:, 2], width)
+    down, along = _kernels(spread, height, width, halo)
     return _toeplitz(down, _sums(down, height)), _toeplitz(along, _sums(along, width))
+
+
+def _kernels(
+    spread: Float[Tensor, "n 4"], height: int, width: int, halo: Float[Tensor, "n 2"] | None
+) -> tuple[Float[Tensor, "n height"], Float[Tensor, "n width"]]:
+    """Along y and x. Sharpened: (1 + amount) · kernel − amount · kernel as much wider as the halo."""
+
+    def along(axis: int, size: int) -> Float[Tensor, "n {size}"]:
+        variance, length = spread[:, axis], spread[:, 2 + axis]
+        taps = _taps(variance, length, size)
+        if halo is None:
+            return taps
+        return taps + halo[:, :1] * (taps - _taps(variance + halo[:, 1], length, size))
+
+    return along(1, height), along(0, width)
 
 
 def _taps(variance: Float[Tensor, " n"], length: Float[Tensor, " n"], size: int) -> Float[Tensor, "n size"]:

@@ -37,6 +37,7 @@ FAMILIES: dict[str, dict[str, type]] = {
         "balance": camera.Balance,
         "noise": camera.Noise,
         "tone": camera.Tone,
+        "sharpen": camera.Sharpen,
         "jpeg": camera.Jpeg,
     },
 }

@@ -13,20 +13,22 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from physadv.calibration.compare import STATISTICS, crop_statistics, foretold
+from physadv.calibration.compare import crop_statistics
 from physadv.calibration.difference import difference, linear
 from physadv.calibration.face import Face, Sign, read_sign
 from physadv.calibration.world import replaced, span, temperatures
-from physadv.capture.judge import locate
+from physadv.capture.judge import MEASURED_PX, cut_out, locate
 from physadv.capture.layout import Layout
+from physadv.capture.measure import measure
 from physadv.capture.photos import Photo
 from physadv.capture.pose import Pose
 from physadv.capture.quads import Quad
 from physadv.errors import UserError
 from physadv.scenes import Scenes
+from physadv.targets.base import Frame
 from physadv.threats import Artwork
 from physadv.transforms.base import Range
-from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Tone
+from physadv.transforms.camera import Balance, Defocus, Jpeg, Motion, Noise, Sharpen, Tone
 from physadv.transforms.colour import saturation_matrix
 from physadv.transforms.light import Exposure, Glare, Gradient, Shadow, Temperature, Veil
 from physadv.transforms.stages import Stages
@@ -36,10 +38,9 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _SATURATION = np.linspace(0.3, 2, 35)
 FEWEST = 4  # photographs: fewer say nothing of a spread
 _PART = 3  # photographs of a component at least
-_BLURS_PX = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 6.0)
-_BLUR_VIEWS = 2
+_CONTEXT = 0.1  # of the crop in which blur is measured
 _LIMITS: dict[str, Range] = {
-    "stops": (-8, 8), "kelvin": (3000, 15000), "saturation": (0, 3), "veil": (0, 0.5), "blur_px": (0, 50),
+    "stops": (-8, 8), "kelvin": (3000, 15000), "saturation": (0, 3), "veil": (0, 0.5), "blur_px": (-2, 50),
     "shot": (0, 0.1), "read": (0, 0.3), "strength": (0, 0.95), "shade": (0, 1),
 }  # fmt: skip
 _FAMILIES = ("stops", "kelvin", "saturation", "veil", "blur_px", "shot", "strength", "shade")
@@ -74,18 +75,22 @@ class Taken:
     pose: Pose
     figures: Float[np.ndarray, "3"]
     quality: float | None = None
+    blur_px: float | None = None
 
 
-def take(photo: Photo, by: Layout | Quad, face: Face, scenes: Scenes) -> Taken:
+def take(photo: Photo, by: Layout | Quad, face: Face, scenes: Scenes, artwork: Artwork | None = None) -> Taken:
     """Measure one photograph of the staged sign. UserError: it is not found, too small, or outside the photograph."""
     sighting = locate(photo, by, scenes)
     width, height = scenes.faces.size_mm[0].tolist()
     corners = sighting.plane.project(np.array([[0, 0], [width, 0], [width, height], [0, height]]))
     sign = read_sign(photo.pixels / 255, face, corners, name=photo.name)
-    return Taken(sign, sighting.pose, crop_statistics(photo, sighting.plane, scenes), photo.quality)
+    figures = crop_statistics(photo, sighting.plane, scenes)
+    crop = cut_out(photo, sighting.plane, scenes, Frame(MEASURED_PX, _CONTEXT)).sight(scenes)
+    said = measure(crop, scenes, artwork, place=False)
+    return Taken(sign, sighting.pose, figures, photo.quality, said and said.blur_px)
 
 
-def seen_of(sign: Sign, face: Face, *, context: float = 0.1) -> Seen:
+def seen_of(sign: Sign, face: Face, *, context: float = _CONTEXT) -> Seen:
     """The world's parameters that come nearest to what light and camera did to the face's colours.
 
     For every saturation, gains follow from the face's white and stray light from what a black face would still show.
@@ -141,9 +146,7 @@ def _lit(
     return float(weight @ difference(made, target)), saturation, gain, veil
 
 
-def fit_photographs(
-    taken: Sequence[Taken], face: Face, scenes: Scenes, base: World, *, name: str, artwork: Artwork | None = None
-) -> World:
+def fit_photographs(taken: Sequence[Taken], face: Face, base: World, *, name: str) -> World:
     """`base` with the light and camera of photographs of the sign; printer, mounting and poses stay its own.
 
     UserError: the base is a mixture or reserved, or there are fewer than four photographs.
@@ -152,24 +155,14 @@ def fit_photographs(
         raise UserError(f"The world {base.name!r} is a mixture or only judges; fit to a plain one, such as drive-by.")
     if len(taken) < FEWEST:
         raise UserError(f"{len(taken)} photographs of the sign say nothing of how they differ: give {FEWEST} or more.")
-    seen = [_sharpened(one, seen_of(one.sign, face), scenes, base.components[0], artwork) for one in taken]
+    seen = [_as_cut(one, seen_of(one.sign, face)) for one in taken]
     components = tuple(component(base.components[0], [seen[i] for i in part]) for part in parts(seen))
     return World(name, components, f"{base.name} with light and camera of {len(taken)} photographs of a sign.")
 
 
-def _sharpened(one: Taken, seen: Seen, scenes: Scenes, base: Stages, artwork: Artwork | None) -> Seen:
-    """With the blur at which the world's own views are as sharp as the photograph.
-
-    The world resamples its faces, which blurs them, too: what was measured in the photograph would count that twice.
-    """
-    seen = replace(seen, quality=one.quality)
-    trials = tuple(component(base, [replace(seen, blur_px=blur)]) for blur in _BLURS_PX)
-    views = len(_BLURS_PX) * _BLUR_VIEWS
-    made = foretold(World("trial", trials), [one.pose], scenes, views=views, seed=0, artwork=artwork)[0]
-    sharp = made[:, STATISTICS.index("sharpness")].reshape(_BLUR_VIEWS, -1).mean(0)
-    falling = np.minimum.accumulate(sharp)
-    wanted = one.figures[STATISTICS.index("sharpness")]
-    return replace(seen, blur_px=float(np.interp(-wanted, -falling, _BLURS_PX)))
+def _as_cut(one: Taken, seen: Seen) -> Seen:
+    """With the blur that is left where a target sees it, if the face tells: what cuts the photograph sharpens it."""
+    return replace(seen, quality=one.quality, blur_px=seen.blur_px if one.blur_px is None else one.blur_px)
 
 
 def parts(seen: Sequence[Seen], *, smallest: int = _PART) -> list[Int[np.ndarray, " m"]]:
@@ -200,6 +193,7 @@ def component(base: Stages, seen: Sequence[Seen]) -> Stages:
     def ends(family: str) -> Range:
         return span(np.array([getattr(one, family) for one in seen]), _LIMITS[family])
 
+    low, high = ends("blur_px")
     tints = np.stack([one.tint for one in seen])
     shaded = [one.shade for one in seen if one.shade > 0]
     shadow = base.get(Shadow)
@@ -217,9 +211,10 @@ def component(base: Stages, seen: Sequence[Seen]) -> Stages:
         Glare(),
         Balance(stops=round(min(float(np.sqrt(3 * (tints**2).mean())), 2.0), 4), saturation=ends("saturation")),
         Noise(shot=ends("shot"), read=ends("read")),
-        Defocus(sigma_px=ends("blur_px")),
+        Defocus(sigma_px=(max(low, 0.0), max(high, 0.0))),
         Motion(),
         Tone(),
+        Sharpen(amount=(round(min(high, 0.0) ** 2, 5), round(min(low, 0.0) ** 2, 5))),
         *_files(seen),
     ]
     return replaced(base, measured)

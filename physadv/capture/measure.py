@@ -26,6 +26,7 @@ from physadv.transforms.texture import frame_points
 from physadv.transforms.warp import DRAWN, level_for, pixel_grid, project, pyramid, sample_pyramid
 
 SIGMAS_PX = (0.0, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.5, 5.0)  # of the crop
+SHARPENED_PX = (-1.6, -1.2, -0.9, -0.65, -0.4)  # of the photograph: what `Measured.blur_px` says of sharpening
 FLAT = 1.1  # a blur is believed where the worst of them leaves that many times as much as the best,
 FAINT = 0.01  # and more than it by that share of white
 FEWEST_PX = 40  # of free face
@@ -76,7 +77,8 @@ class Print:
 class Measured:
     """blur_px: sigma in px of the photograph; None where the face has no edge that shows it. shift_mm: of the artwork.
 
-    ink: None without an artwork, or where none of it shows.
+    blur_px < 0: the photograph is sharper than a picture of its px, by `Sharpen` of one px and the amount blur_px²,
+    whose kernel has the variance −blur_px². ink: None without an artwork, or where none of it shows.
     """
 
     light: Light
@@ -116,11 +118,16 @@ class Sight:
         return project(self.to_px.inverse(), grid)
 
     def blurred(self, layers: Float[Tensor, "n c h w"], sigma_px: Float[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
-        """By that sigma (px of the crop), and by the photograph's px where they are wider, as the world does it."""
+        """By that sigma (px of the crop), and by the photograph's px where they are wider, as the world does it.
+
+        Below 0, sharpened: as `Measured.blur_px`, in px of the crop.
+        """
         wider = max((self.scale**2 - 1) / 12, 0.0)
-        variance = sigma_px**2 + wider
+        variance = sigma_px.clamp(min=0) ** 2 + wider
         spread = torch.stack([variance, variance, 0 * variance, 0 * variance], 1)
-        return separable(layers, *blur_matrices(spread, self.size_px, self.size_px))
+        amount = (sigma_px.clamp(max=0) / self.scale) ** 2
+        halo = torch.stack([amount, torch.full_like(amount, self.scale**2)], 1)
+        return separable(layers, *blur_matrices(spread, self.size_px, self.size_px, halo=halo))
 
 
 def measure(
@@ -199,7 +206,7 @@ def _sharpness(
 
     known: the share of a px that is face, by which `face` is multiplied; the blur takes nothing from elsewhere.
     """
-    sigmas = torch.tensor(SIGMAS_PX)
+    sigmas = torch.tensor([*(sight.scale * one for one in SHARPENED_PX), *SIGMAS_PX])
     stack = sight.blurred(torch.cat([face, known[None]]).expand(len(sigmas), -1, -1, -1), sigmas)
     stack = stack[:, :3] / stack[:, 3:].clamp_min(1e-3)
     fits = [_fit(one[:, free], sight.linear[:, free], _places(sight)[free]) for one in stack]

@@ -11,7 +11,7 @@ from torch import Tensor
 from physadv.capture.measure import Measured
 from physadv.capture.pose import Plane
 from physadv.transforms.base import Colour, Field, Params, Transform
-from physadv.transforms.camera import Defocus, Jpeg, Motion, Noise
+from physadv.transforms.camera import Defocus, Jpeg, Motion, Noise, Sharpen
 from physadv.transforms.mount import Bend, Placement
 from physadv.transforms.print import Ink
 from physadv.transforms.stages import Draw
@@ -95,7 +95,7 @@ def _print(draw: Draw, found: Found) -> Draw:
 def _light(draw: Draw, found: Found) -> Draw:
     """Everything that changes a px by its own light alone: weather, white balance and tone curve too."""
     light = found.measured.light
-    camera = tuple(one for one in draw.stages.camera if isinstance(one, Defocus | Motion | Noise | Jpeg))
+    camera = tuple(one for one in draw.stages.camera if isinstance(one, Defocus | Motion | Noise | Sharpen | Jpeg))
     left = replace(draw.stages, light=(), camera=camera)
     families = {type(one) for one in left} | {Backdrop}
     kept = {family: params for family, params in draw.params.items() if family in families}
@@ -117,8 +117,10 @@ def _geometry(draw: Draw, found: Found) -> Draw:
 
 
 def _blur(draw: Draw, found: Found) -> Draw:
-    sigma_px = torch.tensor(found.measured.blur_px)
-    return _put(draw, "camera", (Defocus, Motion), {Defocus(): {"sigma_px": sigma_px}})
+    blur_px = torch.tensor(found.measured.blur_px)
+    sharpened = {"amount": blur_px.clamp(max=0) ** 2, "radius_px": torch.tensor(1.0)}
+    new: dict[Transform, Params] = {Defocus(): {"sigma_px": blur_px.clamp(min=0)}, Sharpen(): sharpened}
+    return _put(draw, "camera", (Defocus, Motion, Sharpen), new)
 
 
 def _put(draw: Draw, stage: str, instead: tuple[type, ...], new: dict[Transform, Params]) -> Draw:

@@ -1,7 +1,8 @@
 """`physadv worlds fit`: a profile, photographs of a known sign, or both -> a world."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ def _fit_photos(
     scenes = staged(sign.face, backgrounds=None, label=sign.label, face_mm=sign.face_mm)
     artwork = load_artwork(sign.artwork) if sign.artwork else None
     face = face_of(sign, artwork, scenes)
-    taken = [one for folder in photos for one in _taken(folder, sign, face, scenes, console)]
-    how: dict[str, Any] = {"face": face, "scenes": scenes, "base": world, "name": name, "artwork": artwork}
+    measured = partial(take, face=face, scenes=scenes, artwork=artwork)
+    taken = [one for folder in photos for one in _taken(folder, sign, measured, console)]
+    how: dict[str, Any] = {"face": face, "base": world, "name": name}
     halves = None
     if len(taken) >= 2 * FEWEST:
         order = np.random.default_rng(0).permutation(len(taken))
@@ -111,7 +113,7 @@ def _judged(world: World, taken: Sequence[Taken], scenes: Scenes, artwork: Artwo
     return judge_world(np.stack([one.figures for one in taken]), made, seed=0)
 
 
-def _taken(path: Path, sign: KnownSign, face: Face, scenes: Scenes, console: Console) -> list[Taken]:
+def _taken(path: Path, sign: KnownSign, measured: Callable[..., Taken], console: Console) -> list[Taken]:
     """The photographs of a folder in which the sign is found; of the others it says why not.
 
     UserError: nothing says where the sign is, or no photograph can be used.
@@ -127,7 +129,7 @@ def _taken(path: Path, sign: KnownSign, face: Face, scenes: Scenes, console: Con
             try:
                 if not isinstance(photo, Photo):
                     raise UserError(photo.reason)
-                found.append(take(*_placed(photo, where), face, scenes))
+                found.append(measured(*_placed(photo, where)))
             except UserError as error:
                 console.say(f"left out {photo.name}: {error}")
     if not found:
@@ -140,7 +142,7 @@ def _placed(photo: Photo, where: Layout | dict[str, Quad]) -> tuple[Photo, Layou
         return photo, where
     quad = where[photo.name]
     focal_px = quad.focal_px or photo.focal_px
-    return Photo(photo.name, photo.group, photo.pixels, focal_px), quad
+    return replace(photo, focal_px=focal_px), quad
 
 
 def _where(path: Path, sign: KnownSign) -> tuple[Path, Layout | dict[str, Quad]]:

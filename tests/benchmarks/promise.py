@@ -4,7 +4,7 @@
 
 Six artworks are made for a staged stop sign (kept in FOLDER), printed by the simulated press, and photographed from the
 same poses in the same lights, near and far. Every photograph is cut and judged as `capture` does it; from its pose the
-worlds foretell the rate. Tune on A and B, judge on C (docs/capture.md). Finished photographs are kept in FOLDER, so a
+worlds foretell the rate. Tune on A and B, judge on C and D (docs/capture.md). Finished photographs are kept in FOLDER, so a
 stopped run goes on.
 """
 
@@ -53,6 +53,7 @@ CAMERAS: dict[str, tuple[Camera, Printer]] = {
     "A": (cameras.A, INKJET),
     "B": (cameras.B, LASER),
     "C": (cameras.C, INKJET),
+    "D": (cameras.D, LASER),
     "odd": (ODD, LASER),
 }
 
@@ -255,7 +256,7 @@ def fitted(folder: Path, key: str, scenes: physadv.Scenes, behind: Sequence[Path
     for shot in shots(camera, SIGNS // len(BANDS_M), purpose="fit"):
         photo, quad = taken_photo(plate, camera, shot, behind, folder / f"{key}-sign.jpg")
         taken.append(take(photo, quad, face, scenes))
-    return fit_photographs(taken, face, scenes, base, name=base.name)
+    return fit_photographs(taken, face, base, name=base.name)
 
 
 def _face() -> Face:

@@ -1,4 +1,4 @@
-"""Three cameras that photograph printed things: an independent opponent for capture and calibrate (docs/capture.md).
+"""Four cameras that photograph printed things: an independent opponent for capture and calibrate (docs/capture.md).
 
 NumPy, OpenCV and Pillow; nothing of physadv, least of all its transforms. Light is 16 spectral bands until it meets the
 sensor. Camera coordinates: x right, y down, z forward. Photographs: pixel centres at +0.5. Poses are against the ray to
@@ -75,6 +75,12 @@ C = Camera(
     peaks_nm=(596, 540, 468), widths_nm=(38, 36, 30), vignetting=0.35, electrons=9000, read_electrons=3,
     disc_px=(0.4, 1.4), motion_px=(0.0, 1.5), contrast=0.3, lift=0.01, saturation=1.08, sharpening=(0.4, 0.7),
     cast=0.1, jpeg=(95, 1), exif="plane",
+)  # fmt: skip
+D = Camera(
+    name="an action camera", size_px=(1920, 1440), focal_px=1480.0, centre_px=(-6.0, 9.0), distortion=(-0.04, 0.015),
+    peaks_nm=(606, 533, 460), widths_nm=(40, 42, 32), vignetting=0.4, electrons=2800, read_electrons=5,
+    disc_px=(0.5, 1.2), motion_px=(0.0, 1.8), contrast=0.38, lift=0.005, saturation=1.1, sharpening=(0.8, 1.0),
+    cast=0.12, jpeg=(88, 2), exif="film",
 )  # fmt: skip
 
 

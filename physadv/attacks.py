@@ -261,6 +261,8 @@ def _stepped(problem: Problem, search: _Search) -> float:
     search.theta, search.state, losses = problem.optimiser.step(search.theta, counted, search.state)
     search.done += 1
     search.photographs += asked * problem.photographs(search.resting)
+    if search.done < problem.settings.steps * problem.settings.restarts:
+        problem.draw_ahead(search.done, search.resting)
     return losses[~search.resting].mean().item()
 
 

@@ -28,7 +28,7 @@ from physadv.targets.base import drawing
 from physadv.targets.swift import swift
 from physadv.threats.base import Ball, Theta, Threat
 from physadv.transforms.stages import derive
-from physadv.transforms.world import Shots, World
+from physadv.transforms.world import Shots, Views, World
 
 _CHOOSE = 8  # held-out views of each scene at least, where every scene chooses its own θ
 
@@ -66,6 +66,7 @@ class Problem:
     held_out: HeldOut | None
     parts: int = 1
     _kept: list[tuple[Any, list[_Part]]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _drawn: dict[tuple[int, ...], Views] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def init(self, *, restart: int) -> Theta:
         generator = torch.Generator().manual_seed(derive(self.seed, "init", restart))
@@ -111,16 +112,32 @@ class Problem:
         key = (rows.tolist(), ids if self.varies else None)
         if not self._kept or self._kept[0][0] != key:
             self._kept.clear()  # before the next are made: not both in memory
-            pieces = torch.arange(len(rows)).tensor_split(min(self.parts, len(rows)))
             prepared = [
-                self._prepared(number, rows[piece], [ids[row] for row in piece.tolist()])
-                for number, piece in enumerate(pieces)
+                self._prepared(number, rows[piece], tuple(ids[row] for row in piece.tolist()))
+                for number, piece in enumerate(self._pieces(rows))
             ]
+            self._drawn.clear()
             self._kept.append((key, prepared))
         return self._kept[0][1]
 
-    def _prepared(self, number: int, rows: Int[Tensor, " n"], ids: list[int]) -> _Part:
-        views = self.world.draw(ids, seed=derive(self.seed, "attack"), paired=self.settings.antithetic)
+    def draw_ahead(self, done: int, resting: Bool[Tensor, " a"]) -> None:
+        """The draws of step `done`, made by the processor while a GPU is still busy with the step before."""
+        if self.settings.common:
+            return
+        rows = self._rows(done, resting)
+        ids = self._view_ids(rows, done)
+        for piece in self._pieces(rows):
+            own = tuple(ids[row] for row in piece.tolist())
+            self._drawn[own] = self._draw(own)
+
+    def _pieces(self, rows: Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], ...]:
+        return torch.arange(len(rows)).tensor_split(min(self.parts, len(rows)))
+
+    def _draw(self, ids: tuple[int, ...]) -> Views:
+        return self.world.draw(ids, seed=derive(self.seed, "attack"), paired=self.settings.antithetic)
+
+    def _prepared(self, number: int, rows: Int[Tensor, " n"], ids: tuple[int, ...]) -> _Part:
+        views = self._drawn[ids] if ids in self._drawn else self._draw(ids)
         places = self.threat.places(views.place(), self.scenes, rows)
         scenes = self.scenes.take(rows)
         shots = self.world.prepare(scenes, views, frame=self.target.frame)

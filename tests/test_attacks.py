@@ -8,6 +8,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from physadv.files import read_tensors
 from physadv.heldout import HeldOut
 from physadv.objectives import Margin, parse_goal
 from physadv.objectives.printability import non_printability, printable_palette, total_variation
+from physadv.problem import Problem
 from physadv.scenes import Scenes, load_scenes
 from physadv.scenes.base import floats
 from physadv.targets import Classifier, Frame, load_target
@@ -138,6 +140,16 @@ class Stopped(Exception):
     pass
 
 
+class Counted(World):
+    """Says which views were drawn."""
+
+    drawn: ClassVar[list[int]] = []
+
+    def draw(self, views, *, seed: int, paired: bool = False):
+        self.drawn.extend(views)
+        return super().draw(views, seed=seed, paired=paired)
+
+
 def stop_after(steps: int):
     def report(step) -> None:
         if step.restart * step.steps + step.step == steps:
@@ -165,6 +177,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
     first = find(seed=3)
     assert same(first, find(seed=3))
     assert not torch.equal(first.artwork.rgb, find(seed=4).artwork.rgb)
+
+
+@pytest.mark.parametrize("settings", [{}, {"scenes": "staged:stop,yield", "per_scene": True}], ids=["one", "each"])
+def test_views_are_drawn_once_and_ahead_of_their_step(monkeypatch, settings: dict):
+    Counted.drawn.clear()
+    ahead = find(world=Counted("road", ROAD.components), held_out=0, **settings)
+    assert len(set(Counted.drawn)) == len(Counted.drawn) > 0
+    monkeypatch.setattr(Problem, "draw_ahead", lambda *args: None)
+    assert same(ahead, find(held_out=0, **settings))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@
 
 Six artworks are made for a staged stop sign (kept in FOLDER), printed by the simulated press, and photographed from the
 same poses in the same lights, near and far. Every photograph is cut and judged as `capture` does it; from its pose the
-worlds foretell the rate. Tune on A and B, judge on C and D (docs/capture.md). Finished photographs are kept in FOLDER, so a
-stopped run goes on.
+worlds foretell the rate. Tune on A and B, judge on C and D (docs/capture.md). Finished photographs are kept in FOLDER,
+so a stopped run goes on.
 """
 
 import argparse

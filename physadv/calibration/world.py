@@ -26,6 +26,8 @@ _PAPER = 0.75  # reflectance of office paper: a photograph alone cannot tell bri
 _KELVIN = np.arange(3000, 15001, 50)
 _SATURATION = np.linspace(0.3, 2, 69)
 _CUBE = np.array(list(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=3)))
+_PRIMARY = ((_CUBE == 0) | (_CUBE == 1)).all(1)
+_OFTEN = 20  # a primary counts as that many other colours: searched artworks are mostly made of them
 _JITTER_MAX = 0.3
 
 
@@ -107,15 +109,15 @@ def _saturation(shot: Shot) -> float:
 def fit_ink(reflectance: Float[np.ndarray, "125 3"]) -> InkFit:
     """All coefficients on Ink's monomials for the reflectances (paper = 1) of a 5 × 5 × 5 cube of colours.
 
-    Least squares, errors weighted by lightness. jitter is as wide as the miss at the cube's corners: the true printer
-    lies within the world, not at its middle.
+    Least squares, errors weighted by lightness and for the primaries. jitter is as wide as the miss at the primaries:
+    the true printer lies within the world, not at its middle.
     """
-    weight, terms = np.sqrt((reflectance + 0.02) ** -1.2), _terms()
+    weight, terms = np.sqrt((reflectance + 0.02) ** -1.2 * np.where(_PRIMARY, _OFTEN, 1)[:, None]), _terms()
     pairs = zip(weight.T, reflectance.T, strict=True)
     columns = [np.linalg.lstsq(terms * w[:, None], y * w, rcond=None)[0] for w, y in pairs]
     ink = Ink(response=tuple(float(one) for one in np.round(columns, 4).ravel()))
-    corners = ((_CUBE == 0) | (_CUBE == 1)).all(1) & (_CUBE.min(1) < 1)
-    miss = (printed(ink) - reflectance)[corners]
+    inked = _PRIMARY & (_CUBE.min(1) < 1)
+    miss = (printed(ink) - reflectance)[inked]
     jitter = min(round(float(np.sqrt(3 * (miss**2).mean())), 4), _JITTER_MAX)
     error, plain = (float(difference(one, reflectance).mean()) for one in (printed(ink), linear(_CUBE)))
     return InkFit(replace(ink, paper=(_PAPER, _PAPER), jitter=jitter), error, plain)

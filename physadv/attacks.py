@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from physadv import ranks
 from physadv.errors import UserError
 from physadv.files import read_tensors, write_tensors
 from physadv.heldout import varies
@@ -131,21 +132,24 @@ def attack_each(
     settings: Settings,
     seed: int,
     report: Callable[[Step], None] = lambda step: None,
+    shared: bool = False,
 ) -> Attacked:
     """An artwork for each scene: `attack` on `batch` of them at a time, whatever their number.
 
     Where the place is sought, every restart begins at another of the places that do most harm to a scene.
+    shared: among the processes of `torchrun`, all of which call this and get all artworks.
     """
     settings = replace(settings, per_scene=True)
     how: dict[str, Any] = {"world": world, "settings": settings, "report": report}
-    parts = []
-    for rows in torch.arange(len(scenes)).split(settings.batch):
+    parts: list[Attacked] = []
+    batches = torch.arange(len(scenes)).split(settings.batch)
+    for rows in batches[ranks.rank() :: ranks.size()] if shared else batches:
         some, there, said = scenes.take(rows), threat.take(rows), derive(seed, "scenes", int(rows[0]))
         if isinstance(there, Sought):
             parts.append(_attack_placed(target, some, there, seed=said, **how))
         else:
             parts.append(attack(target, some, there, seed=said, **how))
-    return _joined(parts, threat)
+    return _joined(ranks.gathered(parts) if shared else parts, threat)
 
 
 def _joined(parts: list[Attacked], threat: Threat) -> Attacked:

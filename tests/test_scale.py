@@ -47,7 +47,15 @@ def test_two_processes_find_the_figures_of_one(tmp_path: Path) -> None:
     assert run.stdout.count("metrics.json and report.html are in") == 1, "the first process alone tells"
 
 
-def test_an_attack_is_not_made_twice(tmp_path: Path) -> None:
-    run = evaluate(tmp_path / "two", "--attack", "patch:10%", processes=2)
-    assert run.returncode != 0
-    assert "without torchrun" in " ".join(run.stderr.split())
+def test_two_processes_make_the_attacks_of_one(tmp_path: Path) -> None:
+    fresh = ["--attack", "patch:10%", "--steps", "4", "--batch", "1"]
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        found[processes] = metrics_of(evaluate(out, *fresh, processes=processes), out)
+        del found[processes]["run"]["seconds"]
+    assert found[1] == found[2]
+    assert len(found[1]["history"]) == 12, "three batches of a sign each, two of them by the first process"
+    pictures = [sorted((tmp_path / str(n)).glob("*.png")) for n in (1, 2)]
+    assert pictures[0]
+    assert [one.read_bytes() for one in pictures[0]] == [one.read_bytes() for one in pictures[1]]

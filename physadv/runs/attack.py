@@ -79,8 +79,6 @@ def run_evaluate(options: EvaluateOptions, *, command: str, console: Console) ->
 
 def _check_shared(options: EvaluateOptions) -> None:
     """UserError: several processes, and something they cannot share."""
-    if ranks.size() > 1 and options.attack:
-        raise UserError("Several processes would each make the whole --attack: make it with one, without torchrun.")
     if ranks.size() > 1 and options.device != "cpu":
         raise UserError("Several processes share an evaluation on the CPU only: use --device cpu, or one process.")
 
@@ -109,7 +107,7 @@ def _judged(options: EvaluateOptions, command: str, console: Console) -> dict[st
     ranks.agreed(0.0)
     if options.attack and threat:
         how: dict[str, Any] = {"world": world, "settings": settings, "report": console.attack}
-        found = attack_each(target, searched, threat, seed=options.seed, **how)
+        found = attack_each(target, searched, threat, seed=options.seed, shared=True, **how)
         artwork = found.artwork
         threat = threat.at(artwork.place_mm) if isinstance(threat, Sought) else threat
     result = _evaluate(options, target, scenes, artwork, world, threat, console, shared=True)

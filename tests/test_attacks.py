@@ -524,8 +524,8 @@ def test_real_stickers_fool_the_shipped_victim():
     assert successes(found)[-1] > 0.8
     views = held_out(victim, "staged:stop", views=40, seed=7, world=load_world("drive-by"))
     before, after = (margins(one.artwork, views).mean().item() for one in (started, found))
-    clean = margins(replace_colours(found.artwork, 0.5), views)
-    assert (clean < 0).float().mean() < 0.5, "grey stickers of the same shape do less"
+    grey, attacked = (margins(one, views) < 0 for one in (replace_colours(found.artwork, 0.5), found.artwork))
+    assert grey.float().mean() < attacked.float().mean() - 0.3, "grey stickers of the same shape do less"
     assert after < -1 < before
 
 

@@ -261,6 +261,35 @@ def test_a_clipped_patch_does_not_move_the_camera() -> None:
     assert fit_camera(reflectance, spoilt, ~clipped & clipped).matrix != pytest.approx(CAMERAS[1].matrix, abs=1e-3)
 
 
+def overexposed(chart: Chart, camera: Camera, times: float) -> Reading:
+    """What the photograph shows of the chart where it was that many times as bright: its bright patches are white."""
+    seen = times * read(chart, camera).mean
+    return replace(read(chart, camera), mean=np.minimum(seen, 1), clipped=(seen >= 1).any(1))
+
+
+@pytest.mark.parametrize("times", [1.8, 30.0], ids=["some patches", "nearly all"])
+def test_clipped_patches_count_for_nothing(times: float) -> None:
+    chart = make_chart(96)
+    good, burnt = [read(chart, camera) for camera in CAMERAS[:2]], overexposed(chart, CAMERAS[2], times)
+    assert burnt.clipped.sum() > 12
+    known, found = (fit_reflectances(chart, readings) for readings in (good, [*good, burnt]))
+    camera = fit_camera(known, found, np.zeros(96, bool))  # the mean camera is another one
+    assert difference(camera(known), found).mean() < 0.3
+
+
+def test_colours_that_only_clip_are_not_known() -> None:
+    chart, reading = make_chart(96), read(make_chart(96), CAMERAS[1])
+    reds = (chart.srgb[:, 0] > 0.9) & ~(chart.srgb == 1).all(1)
+    burnt = replace(reading, mean=np.where(reds[:, None], 1.0, reading.mean), clipped=reds)
+    found, whole = fit_reflectances(chart, [burnt]), fit_reflectances(chart, [reading])
+    assert (np.isnan(found).all(1) == reds).all()
+    assert found[~reds] == pytest.approx(whole[~reds])
+    maps = [fit_print_map(chart.srgb, one, table=True) for one in (found, whole)]
+    assert difference(*(one(chart.srgb[~reds]) for one in maps)).mean() < 1
+    with pytest.raises(UserError, match="paper is clipped in every photograph"):
+        fit_reflectances(chart, [replace(burnt, clipped=chart.srgb[:, 0] > 0.9)])
+
+
 def test_print_map_is_exact_for_its_own_kind_and_the_table_takes_the_rest() -> None:
     asked, unseen = make_chart(96).srgb, np.random.default_rng(1).random((200, 3))
     cubic = fit_print_map(asked, (0.3 + 0.5 * asked) ** 3, table=False)
@@ -434,7 +463,7 @@ def test_tags_of_the_sheet_say_where_the_chart_is(tmp_path: Path, monkeypatch: p
         (x0, y0), (x1, _) = (scale * np.array(tag.corners_mm)[[0, 1]]).round().astype(int)
         marker = cv2.aruco.generateImageMarker(family, tag.id, int(x1 - x0))
         pixels[y0 : y0 + len(marker), x0:x1] = marker[..., None]
-    Image.fromarray(pixels).save(photos / "sheet.png")
+    Image.fromarray(np.clip(pixels, 2, 253)).save(photos / "sheet.png")  # nothing is clipped
     (tmp_path / "chart.json").write_text(json.dumps(chart_json(chart)))
     options = CalibrateOptions(photos=photos, chart=tmp_path / "chart.json", sheet=sheet, out=tmp_path / "out")
     with Console() as console:

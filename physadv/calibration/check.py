@@ -82,6 +82,8 @@ def _error(
     light: Float[np.ndarray, "n 3"], reading: Reading, known: Int[np.ndarray, " b"], judged: Int[np.ndarray, " c"]
 ) -> float:
     camera = camera_of(light[known], take(reading, known))
+    told = judged[~reading.clipped[judged]]
+    judged = told if len(told) else judged
     return float(difference(camera(light[judged]), reading.mean[judged]).mean())
 
 

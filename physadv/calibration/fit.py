@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 
 from physadv.calibration.chart import Chart, Reading
 from physadv.calibration.difference import linear
+from physadv.errors import UserError
 
 DEGREE = 3
 _POWERS = np.array([p for p in product(range(DEGREE + 1), repeat=3) if sum(p) <= DEGREE])
@@ -58,7 +59,10 @@ def fit_print_map(srgb: Float[np.ndarray, "n 3"], reflectance: Float[np.ndarray,
     """Least squares on cube roots. The table takes what the polynomial leaves, as smoothly as it can.
 
     It minimises |F v − rest|² + λ |Δ v|² + ε |v|², F the trilinear weights, Δ the Laplacian of the 9 × 9 × 9 lattice.
+    Patches without a reflectance (NaN) are left out.
     """
+    known = np.isfinite(reflectance).all(1)
+    srgb, reflectance = srgb[known], reflectance[known]
     root, terms = np.cbrt(np.maximum(reflectance, 0)), _powers(srgb)
     polynomial = np.linalg.lstsq(terms, root, rcond=None)[0]
     if not table:
@@ -83,18 +87,19 @@ def fit_camera(
 def fit_reflectances(chart: Chart, readings: Sequence[Reading]) -> Float[np.ndarray, "n 3"]:
     """The patches' reflectances, whatever the photographs' cameras: alternating weighted least squares.
 
-    An affine change of all reflectances is a change of all cameras. So it is fixed: the reflectances are those that
-    come nearest to the mean photograph after every photograph is divided by its own paper, which is 1 therefore.
+    An affine change of all reflectances is a change of all cameras. So it is fixed: the mean of the cameras, each
+    divided by what it makes of paper, is that of a photograph that shows the reflectances as they are; paper is 1
+    therefore. NaN: clipped in every photograph. UserError: so is the paper.
     """
     seen, clipped = np.stack([r.mean for r in readings]), np.stack([r.clipped for r in readings])
-    mean = _balanced(seen, paper(chart))
-    if len(readings) == 1:
-        return mean
-    reflectance = mean
-    for _ in range(_ROUNDS):
+    bare, unknown = paper(chart), clipped.all(0)
+    if unknown[bare].all():
+        raise UserError("The chart's paper is clipped in every photograph: expose one so that its white is not.")
+    reflectance = _balanced(seen, clipped, bare)
+    for _ in range(_ROUNDS if len(readings) > 1 else 0):
         cameras = [fit_camera(reflectance, s, c) for s, c in zip(seen, clipped, strict=True)]
-        reflectance = _unmixed(seen, clipped, cameras)
-    return fit_camera(reflectance, mean, np.zeros(len(mean), bool))(reflectance)
+        reflectance = _gauged(_unmixed(seen, clipped, cameras), cameras, bare & ~unknown)
+    return np.where(unknown[:, None], np.nan, reflectance)
 
 
 def paper(chart: Chart) -> Bool[np.ndarray, " n"]:
@@ -103,8 +108,21 @@ def paper(chart: Chart) -> Bool[np.ndarray, " n"]:
     return light == light.max()
 
 
-def _balanced(seen: Float[np.ndarray, "k n 3"], paper: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
-    return (seen / np.maximum(seen[:, paper].mean(1, keepdims=True), 1e-6)).mean(0)
+def _balanced(
+    seen: Float[np.ndarray, "k n 3"], clipped: Bool[np.ndarray, "k n"], bare: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, "n 3"]:
+    """Where to begin: the mean photograph, each divided by its own paper; what is clipped counts for nothing."""
+    trust = np.where(clipped, _UNTRUSTED, 1)[..., None]
+    white = (trust * seen)[:, bare].sum(1) / trust[:, bare].sum(1)
+    return (trust * seen / np.maximum(white, 1e-6)[:, None]).sum(0) / trust.sum(0)
+
+
+def _gauged(
+    reflectance: Float[np.ndarray, "n 3"], cameras: Sequence[Camera], bare: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, "n 3"]:
+    """The reflectances as the mean of the cameras shows them, each divided by the paper that it shows."""
+    white = reflectance[bare].mean(0)
+    return np.mean([camera(reflectance) / np.maximum(camera(white), 1e-6) for camera in cameras], axis=0)
 
 
 def _unmixed(

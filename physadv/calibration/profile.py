@@ -86,8 +86,8 @@ def calibrate(chart: Chart, measured: Sequence[Measured], *, name: str) -> Profi
 
 
 def _shot_of(one: Measured, reflectance: Float[np.ndarray, "n 3"]) -> Shot:
-    camera, seen = camera_of(reflectance, one.reading), one.reading.mean
-    error = float(difference(camera(reflectance), seen).mean())
+    camera, told = camera_of(reflectance, one.reading), ~one.reading.clipped
+    error = float(difference(camera(reflectance[told]), one.reading.mean[told]).mean())
     return Shot(one.name, camera, *noise(one.reading), one.blur_px, int(one.reading.clipped.sum()), error)
 
 

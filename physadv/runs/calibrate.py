@@ -20,6 +20,8 @@ from physadv.files import RUN, prepare_folder, sha256, write_json
 from physadv.report.calibrate import write_calibration_report
 from physadv.runs.attack import versions
 
+FEWEST_PATCHES = 6  # a camera is known by four
+
 
 def run_calibrate(options: CalibrateOptions, *, command: str, console: Console) -> dict[str, Any]:
     """Read the chart in every photograph, fit, save: profile.json, metrics.json, report.html."""
@@ -71,6 +73,9 @@ def _read(photo: Photo | Skipped, chart: Chart, where: Sheet | Table) -> Measure
     try:
         corners = where.corners_px(photo)
         reading = read_chart(image, chart, corners, name=photo.name)
+        trusted = int((~reading.clipped).sum())
+        if trusted < FEWEST_PATCHES:
+            raise UserError(f"all but {trusted} of {len(chart)} patches are clipped; photograph it with less light.")
     except UserError as error:
         return Skipped(photo.name, str(error))
     return Measured(photo.name, reading, blur_px(image, chart, corners))

@@ -36,7 +36,7 @@ from physadv.calibration.check import new_photographs
 from physadv.calibration.difference import difference, encoded, linear
 from physadv.calibration.profile import Shot
 from physadv.calibration.sensor import blur_px, noise
-from physadv.calibration.world import fit_ink, lights_of, printed, span
+from physadv.calibration.world import fit_ink, kelvin_span, lights_of, printed, span
 from physadv.cli import app
 from physadv.config import CalibrateOptions
 from physadv.console import Console
@@ -44,6 +44,7 @@ from physadv.errors import UserError
 from physadv.files import open_image
 from physadv.printing.sheet import make_sheet
 from physadv.runs import run_calibrate
+from physadv.transforms.light import Exposure, Veil
 from physadv.transforms.print import Ink
 from physadv.transforms.world import load_world
 
@@ -372,9 +373,14 @@ def test_light_is_told_from_camera() -> None:
 
     grey, dark = shot(Camera(0.75 * np.eye(3), np.zeros(3))), shot(Camera(0.375 * np.eye(3), np.zeros(3)))
     warm = shot(Camera(np.diag([0.9, 0.7, 0.4]), np.zeros(3)))
-    veiled = shot(Camera(0.6 * np.eye(3), np.full(3, 0.15)))
+    veil = (Exposure((-0.5, -0.5)), Veil((0.2, 0.2)))
+    matrix, offset = np.eye(3), np.zeros(3)
+    for transform in veil:  # as the world lights what is paper there, three quarters of white
+        step, add = (one[0].numpy() for one in transform.affine(transform.sample(torch.zeros(1, transform.dims))))
+        matrix, offset = step @ matrix, step @ offset + 2**-0.5 * add
+    veiled = shot(Camera(0.75 * matrix, offset))
     lights = lights_of((grey, dark, warm, veiled))
-    assert lights.stops[:2] == pytest.approx([0, -1])
+    assert lights.stops[[0, 1, 3]] == pytest.approx([0, -1, -0.5], abs=1e-6)
     assert lights.kelvin[0] == pytest.approx(6500, abs=50)
     assert lights.kelvin[2] < 5500
     assert lights.veil == pytest.approx([0, 0, 0, 0.2])
@@ -386,6 +392,13 @@ def test_a_span_is_wider_than_its_sample() -> None:
     ends = np.array([span(row, (-9, 9)) for row in values])
     assert ends.mean(0) == pytest.approx([0, 1], abs=0.02)
     assert span(np.array([2.0]), (0, 9)) == (2, 2)
+
+
+def test_a_span_of_temperatures_is_uniform_in_mired() -> None:
+    """As `Temperature` draws them: 4500 to 9000 K are 222 to 111 mired."""
+    drawn = np.random.default_rng(0).uniform(1e6 / 9000, 1e6 / 4500, (2000, 6))
+    ends = np.array([kelvin_span(1e6 / row) for row in drawn])
+    assert (1e6 / ends).mean(0) == pytest.approx([1e6 / 4500, 1e6 / 9000], rel=0.01)
 
 
 def test_a_world_of_the_profile_is_written_and_read(profile: Profile, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from physadv.calibration.check import new_photographs
 from physadv.calibration.compare import judge_world
 from physadv.calibration.difference import difference, encoded, linear
 from physadv.calibration.fit import PrintMap
-from physadv.calibration.foretell import Pair, error, fit_sheeting, foretell, pair, proof
 from physadv.calibration.photographed import Seen, Taken, fit_photographs, parts, seen_of
 from physadv.calibration.profile import Measured
 from physadv.calibration.strip import Strip
@@ -30,6 +29,7 @@ from physadv.printing.sheet import make_sheet
 from physadv.scenes.faces import draw_face
 from physadv.transforms.camera import Defocus, Jpeg, Sharpen
 from physadv.transforms.world import load_world
+from tests.foretold_print import Pair, error, fit_sheeting, foretell, pair, proof
 
 QUAD = np.array([[40.0, 30.0], [190.0, 22.0], [198.0, 180.0], [34.0, 168.0]])
 GAIN, OFFSET = np.array([0.5, 0.45, 0.4]), np.array([0.02, 0.02, 0.03])

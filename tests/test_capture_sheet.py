@@ -10,7 +10,7 @@ from physadv.calibration import fit_print_map, make_chart
 from physadv.calibration.strip import Strip
 from physadv.capture.explain import Case, case_of
 from physadv.capture.gap import split
-from physadv.capture.hung import TAG, Printed, on_paper
+from physadv.capture.hung import Printed, on_paper, tag_grey
 from physadv.capture.judge import locate, world_at
 from physadv.capture.layout import Layout, sheet_layout
 from physadv.capture.measure import typical_ink
@@ -27,6 +27,7 @@ from physadv.runs.capture import run_capture
 from physadv.scenes import Scenes, load_scenes
 from physadv.targets import Classifier, load_target
 from physadv.threats import Artwork
+from physadv.transforms.colour import to_linear
 from physadv.transforms.print import Ink
 from physadv.transforms.world import World, load_world
 
@@ -90,8 +91,15 @@ def test_the_white_of_the_sheet_is_in_the_views(hung: tuple[Path, Artwork, Layou
     torch.testing.assert_close(whole.rgb[..., top : top + 48, left : left + 48], artwork.rgb)
     assert float(whole.alpha.min()) == 1.0
     assert whole.rgb[0, :, 5, whole.rgb.shape[-1] // 2].tolist() == [1, 1, 1]
-    share = float((whole.rgb == TAG).all(1).float().mean())
+    greys = torch.tensor([tag_grey(layout.family, number) for number in layout.corners_mm])
+    share = float(torch.isclose(whole.rgb[0, 0, ..., None], greys).any(-1).float().mean())
     assert share == pytest.approx(4 * 20**2 / (210 * 297), rel=0.25)
+
+
+@pytest.mark.parametrize(("family", "share"), [("36h11", 0.27), ("4x4_50", 0.22)])
+def test_a_tag_from_afar_is_as_bright_as_its_white_modules(family: str, share: float) -> None:
+    greys = torch.tensor([tag_grey(family, number) for number in range(4)])
+    assert float(to_linear(greys).mean()) == pytest.approx(share, abs=0.01)
 
 
 def test_the_strip_tells_the_sheets_colours(

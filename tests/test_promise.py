@@ -52,6 +52,17 @@ def test_only_the_part_round_the_sign_is_developed_and_it_is_the_same() -> None:
     assert (part[0, 0] == 128).all()
 
 
+def test_observations_go_on_after_a_kill_and_belong_to_their_artworks(tmp_path: Path) -> None:
+    kept, basis = tmp_path / "A.jsonl", {"bars": "1", "backgrounds": "2"}
+    assert promise._known(kept, basis) == {}
+    with kept.open("a") as file:
+        file.write('{"band": "near", "number": 0, "seen": {"bars": true}}\n{"band": "near", "num')
+    for _ in range(2):
+        assert promise._known(kept, basis) == {("near", 0): {"bars": True}}
+    with pytest.raises(SystemExit, match="other artworks"):
+        promise._known(kept, basis | {"bars": "3"})
+
+
 @pytest.mark.slow
 def test_artworks_are_made_photographed_and_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = promise.Made("stickers:two-bars", "untargeted", 20)

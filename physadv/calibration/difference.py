@@ -20,7 +20,7 @@ def linear(encoded: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 
 def encoded(light: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     """Linear light -> sRGB, kept in [0, 1] as a file keeps it."""
-    return to_srgb(torch.from_numpy(np.clip(light, 0, 1).astype(np.float64))).numpy()
+    return to_srgb(torch.from_numpy(np.asarray(np.clip(light, 0, 1), np.float64))).numpy()
 
 
 def lab(light: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from physadv.calibration.compare import crop_statistics
 from physadv.calibration.difference import difference, linear
 from physadv.calibration.face import Face, Sign, read_sign
-from physadv.calibration.world import replaced, span, temperatures
+from physadv.calibration.world import kelvin_span, replaced, span, temperatures
 from physadv.capture.judge import MEASURED_PX, cut_out, locate
 from physadv.capture.layout import Layout
 from physadv.capture.measure import measure
@@ -40,7 +40,7 @@ FEWEST = 4  # photographs: fewer say nothing of a spread
 _PART = 3  # photographs of a component at least
 _CONTEXT = 0.1  # of the crop in which blur is measured
 _LIMITS: dict[str, Range] = {
-    "stops": (-8, 8), "kelvin": (3000, 15000), "saturation": (0, 3), "veil": (0, 0.5), "blur_px": (-2, 50),
+    "stops": (-8, 8), "saturation": (0, 3), "veil": (0, 0.5), "blur_px": (-2, 50),
     "shot": (0, 0.1), "read": (0, 0.3), "strength": (0, 0.95), "shade": (0, 1),
 }  # fmt: skip
 _FAMILIES = ("stops", "kelvin", "saturation", "veil", "blur_px", "shot", "strength", "shade")
@@ -204,7 +204,7 @@ def component(base: Stages, seen: Sequence[Seen]) -> Stages:
         shadow = replace(shadow, probability=0.0)
     measured: list[Any] = [
         replace(base.get(Exposure), stops=ends("stops")),
-        replace(base.get(Temperature), kelvin=ends("kelvin")),
+        replace(base.get(Temperature), kelvin=kelvin_span(np.array([one.kelvin for one in seen]))),
         Veil(share=ends("veil")),
         Gradient(strength=ends("strength")),
         shadow,

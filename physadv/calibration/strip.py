@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from physadv.calibration.chart import Chart, Reading, read_chart
-from physadv.calibration.fit import Camera, PrintMap, fit_camera
 from physadv.capture.pose import fit_plane
 from physadv.capture.tags import find
 from physadv.errors import UserError
@@ -40,10 +39,3 @@ class Strip:
             raise UserError(f"{name}: {len(seen)} of its sheet's {len(self._tags_mm)} tags found, two are needed.")
         plane = fit_plane(np.concatenate([self._tags_mm[tag] for tag in seen]), np.concatenate(list(seen.values())))
         return read_chart(pixels / 255, self.chart, plane.project(self._corners_mm), name=name)
-
-    def camera(self, pixels: UInt8[np.ndarray, "h w 3"], print_map: PrintMap, *, name: str) -> Camera:
-        """Reflectance relative to paper -> linear light of this photograph. UserError: as `read`, or it is clipped."""
-        reading = self.read(pixels, name=name)
-        if (~reading.clipped).sum() < _TRUSTED_MIN:
-            raise UserError(f"{name}: most of the colour strip is over- or underexposed; photograph it again.")
-        return fit_camera(print_map(self.chart.srgb), reading.mean, reading.clipped)

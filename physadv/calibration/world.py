@@ -81,10 +81,11 @@ def lights_of(shots: Sequence[Shot]) -> Lights:
     paper = np.stack([shot.paper for shot in shots])
     light = np.maximum(paper @ _LUMINANCE, 1e-6)
     kelvin, rest = temperatures(paper / light[:, None])
-    veil = np.array([shot.camera.offset @ _LUMINANCE for shot in shots]) / light
+    stray = np.clip([shot.camera.offset @ _LUMINANCE for shot in shots], 0, None)
+    white = np.maximum((light - stray) / _PAPER + stray, 1e-6)  # (1 − veil) white · paper + veil · white = light
     saturation = np.array([_saturation(shot) for shot in shots])
     balance = float(np.sqrt(3 * (rest**2).mean()))
-    return Lights(np.log2(light / _PAPER), kelvin, balance, saturation, np.clip(veil, 0, 0.5))
+    return Lights(np.log2(white), kelvin, balance, saturation, np.clip(stray / white, 0, 0.5))
 
 
 def temperatures(tint: Float[np.ndarray, "k 3"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 3"]]:
@@ -138,7 +139,7 @@ def _light(base: Stages, lights: Lights) -> list[Any]:
     """Transforms of light and colour with the measured ranges; what the base says of photographed scenes stays."""
     return [
         replace(base.get(Exposure), stops=span(lights.stops, (-8, 8))),
-        replace(base.get(Temperature), kelvin=span(lights.kelvin, (3000, 15000))),
+        replace(base.get(Temperature), kelvin=kelvin_span(lights.kelvin)),
         Veil(share=span(lights.veil, (0, 0.5))),
         Balance(stops=round(min(lights.balance, 2.0), 4), saturation=span(lights.saturation, (0, 3))),
     ]
@@ -161,6 +162,12 @@ def span(values: Float[np.ndarray, " k"], limits: Range) -> Range:
     wider = (high - low) / (len(values) - 1) if len(values) > 1 else 0.0
     ends = np.clip((low - wider, high + wider), *limits)
     return round(float(ends[0]), 5), round(float(ends[1]), 5)
+
+
+def kelvin_span(values: Float[np.ndarray, " k"]) -> Range:
+    """The same of temperatures, which `Temperature` draws uniformly in 1/K."""
+    warm, cold = span(1e6 / values, (1e6 / 15000, 1e6 / 3000))
+    return round(1e6 / cold, 1), round(1e6 / warm, 1)
 
 
 def replaced(base: Stages, measured: Sequence[Any]) -> Stages:

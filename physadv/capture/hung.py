@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from physadv.calibration.difference import difference
+from physadv.calibration.difference import difference, encoded
 from physadv.calibration.fit import Camera, PrintMap, fit_camera
 from physadv.calibration.strip import Strip
 from physadv.capture.layout import Layout
 from physadv.capture.measure import Light, Print
 from physadv.capture.photos import Photo
+from physadv.capture.tags import FAMILIES
 from physadv.errors import UserError
 from physadv.threats import Artwork
 from physadv.transforms.print import MONOMIALS, monomials
 
-TAG = 0.45  # sRGB of a tag from afar: half of it is black
 TEXELS = 4096  # of the artwork, at most, whose colours a response is fitted to
 TRUSTED = 12  # patches that are not clipped: half of the strip
 DOUBTFUL = 8.0  # CIEDE2000 that the camera leaves on its strip: of another printer, or of something that is no strip
@@ -77,9 +79,9 @@ def on_paper(artwork: Artwork, layout: Layout) -> Artwork:
     right, bottom = np.maximum(np.round((np.array(layout.paper_mm[2:]) - place[2:]) / pitch_mm), 0).astype(int)
     white = torch.ones(3, height + top + bottom, width + left + right)
     origin_mm = place[:2] - pitch_mm * (left, top)
-    for corners_mm in layout.corners_mm.values():
+    for number, corners_mm in layout.corners_mm.items():
         (x0, y0), (x1, y1) = _texels([corners_mm.min(0), corners_mm.max(0)], origin_mm, pitch_mm)
-        white[:, max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = TAG
+        white[:, max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = tag_grey(layout.family, number)
     alpha = artwork.alpha[0].cpu()
     window = white[:, top : top + height, left : left + width]
     window.copy_(alpha * artwork.rgb[0].cpu() + (1 - alpha) * window)
@@ -87,6 +89,14 @@ def on_paper(artwork: Artwork, layout: Layout) -> Artwork:
     box = torch.tensor(np.concatenate([origin_mm, far_mm]), dtype=torch.float32)[None]
     sheet = replace(artwork, rgb=white[None], alpha=torch.ones(1, 1, *white.shape[1:]), place_mm=box)
     return sheet.to(artwork.rgb.device)
+
+
+@cache
+def tag_grey(family: str, number: int) -> float:
+    """sRGB of a tag from afar: of the light that its white modules send back."""
+    dictionary, modules = FAMILIES[family]
+    pattern = cv2.aruco.generateImageMarker(cv2.aruco.getPredefinedDictionary(dictionary), number, modules)
+    return encoded(pattern.mean(keepdims=True) / 255).item()
 
 
 def _texels(

@@ -30,7 +30,7 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 def find(pixels: UInt8[np.ndarray, "h w 3"], family: str, *, wanted: Collection[int]) -> dict[int, Corners]:
-    """Tags by number, down to about 14 px wide.
+    """The tags that are `wanted`, by number, down to about 14 px wide.
 
     The photograph is searched scaled down, as it is, and enlarged, until all that are `wanted` are found. Where a
     number is seen more than once, the larger tag counts. Corners are intersections of lines fitted to the black
@@ -46,7 +46,11 @@ def find(pixels: UInt8[np.ndarray, "h w 3"], family: str, *, wanted: Collection[
         if sure.keys() >= set(wanted):
             break
         for number, corners in _detect(grey, family, scale):
-            if _side_px(corners) >= SMALLEST_PX and (number not in sure or _is_elsewhere(corners, sure[number])):
+            if (
+                number in wanted
+                and _side_px(corners) >= SMALLEST_PX
+                and (number not in sure or _is_elsewhere(corners, sure[number]))
+            ):
                 fitted = refine(pixels, corners, modules=modules)
                 (rough if fitted is corners else sure)[number] = fitted
     return dict(sorted((rough | sure).items()))

@@ -11,7 +11,7 @@ from physadv.calibration.chart import Chart, load_chart, read_chart
 from physadv.calibration.locate import BESIDE, Sheet, Table
 from physadv.calibration.profile import PROFILE, Measured, Profile, calibrate
 from physadv.calibration.sensor import blur_px
-from physadv.calibration.world import lights_of, span
+from physadv.calibration.world import kelvin_span, lights_of, span
 from physadv.capture.photos import Photo, Skipped, open_source
 from physadv.config import CalibrateOptions
 from physadv.console import Console
@@ -95,7 +95,7 @@ def _metrics(profile: Profile, skipped: list[dict[str, str]]) -> dict[str, Any]:
     ]
     ranges = {
         "stops": span(lights.stops, (-8, 8)),
-        "kelvin": span(lights.kelvin, (3000, 15000)),
+        "kelvin": kelvin_span(lights.kelvin),
         "balance_stops": round(lights.balance, 3),
         "saturation": span(lights.saturation, (0, 3)),
         "veil": span(lights.veil, (0, 0.5)),

@@ -22,7 +22,7 @@ from physadv.capture.quads import Quad, read_quads
 from physadv.console import Console
 from physadv.errors import UserError
 from physadv.files import RUN, open_image, write_atomic
-from physadv.handwork import check_free
+from physadv.handwork import check_free, check_on_face
 from physadv.scenes import Scenes
 from physadv.scenes.faces import draw_face
 from physadv.scenes.staged import staged
@@ -95,6 +95,8 @@ def _fit_photos(
     """The world of all photographs, and how a world of half of them stands before the other half."""
     scenes = staged(sign.face, backgrounds=None, label=sign.label, face_mm=sign.face_mm)
     artwork = load_artwork(sign.artwork) if sign.artwork else None
+    if artwork is not None:
+        check_on_face(artwork, scenes.faces.size_mm)
     face = face_of(sign, artwork, scenes)
     measured = partial(take, face=face, scenes=scenes, artwork=artwork)
     taken = [one for folder in photos for one in _taken(folder, sign, measured, console)]

@@ -29,7 +29,7 @@ from physadv.calibration.sensor import blur_px
 from physadv.capture.judge import cut_out, locate, world_at
 from physadv.capture.photos import Photo, open_source
 from physadv.capture.quads import Quad
-from physadv.files import list_images, open_image, to_pil
+from physadv.files import list_images, open_image, sha256, to_pil
 from physadv.heldout import HeldOut
 from physadv.objectives import Margin, parse_goal
 from physadv.scenes.faces import draw_face
@@ -173,7 +173,7 @@ def rows(
     """Every photograph judged and foretold; observations are kept in FOLDER/KEY.jsonl."""
     camera, printer = CAMERAS[key]
     kept = folder / f"{key}.jsonl"
-    known = _known(kept)
+    known = _known(kept, _basis(made, behind))
     surfaces: dict[str, Surface] = {}
     found = []
     for shot in shots(camera, photographs, purpose="judge"):
@@ -190,9 +190,23 @@ def rows(
     return found
 
 
-def _known(path: Path) -> dict[tuple[str, int], dict[str, bool]]:
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return {(one["band"], one["number"]): one["seen"] for one in map(json.loads, lines)}
+def _basis(made: dict[str, physadv.Artwork], behind: Sequence[Path]) -> dict[str, str]:
+    """What observations depend on beside the camera: the artworks, and what stands behind the sign."""
+    worn = {name: sha256(artwork.rgb.numpy().tobytes())[:12] for name, artwork in made.items()}
+    return worn | {"backgrounds": sha256(" ".join(path.name for path in behind).encode())[:12]}
+
+
+def _known(path: Path, basis: dict[str, str]) -> dict[tuple[str, int], dict[str, bool]]:
+    """The observations in a file that begins with their basis; a line that a kill tore is dropped from it."""
+    if not path.is_file():
+        path.write_text(json.dumps(basis) + "\n")
+        return {}
+    whole = path.read_text().rpartition("\n")[0]
+    first, *lines = [json.loads(line) for line in whole.splitlines()]
+    if first != basis:
+        raise SystemExit(f"{path} holds other artworks or backgrounds; give another --out, or remove it.")
+    path.write_text(whole + "\n")
+    return {(one["band"], one["number"]): one["seen"] for one in lines}
 
 
 def _observe(

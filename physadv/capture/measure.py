@@ -53,7 +53,7 @@ class Light:
     @property
     def stops(self) -> float:
         """log2 of the luminance that white has in the photograph: 0 is the end of the scale."""
-        return float((self.gain * self.gain.new_tensor(LUMINANCE)).sum().log2())
+        return float(((self.gain + self.bias) @ self.gain.new_tensor(LUMINANCE)).clamp(min=GAIN[0]).log2())
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from physadv.capture.figures import FEW
 from physadv.capture.gap import sure
-from physadv.stats import wilson_interval
 
-FEW = 10  # photographs in a cell below which its interval is wider than 40 points
-ENOUGH = 100
+ENOUGH, NEAR_ENOUGH = 100, 0.1  # so many photographs leave an interval of ± 10 points
 CELLS_NAMED = 4
 INSIDE = 0.75  # of the photographs within the central 95 % of what the world shows: with fewer it is another light
 LARGE_SHIFT_MM = 10.0
 LARGE_SKIPPED = 0.1
-FALL = 0.1  # of success: less is not worth moving for
 
 Metrics = Mapping[str, Any]
 
@@ -133,59 +131,18 @@ def _falls(metrics: Metrics) -> Iterator[str]:
         "yaw_deg": "an attack with such angles (view: pinhole: yaw_deg), or an artwork to be seen from the front only",
         "light": "an attack in a world with such light (light: exposure)",
     }
-    for name, parts in metrics["by"].items():
-        found = _light_fall(parts) if name == "light" else _edge(parts, farther=name != "sign_px")
-        if found:
-            where, low, high = found
-            words = {
-                "distance_m": f"beyond {where} m",
-                "sign_px": f"where the sign is under {where} px wide",
-                "yaw_deg": f"beyond {where}° of yaw",
-                "light": f"in {where} light",
-            }[name]
-            yield (
-                f"Observed success falls {words}: {_rate(high)} there, {_rate(low)} before. What helps is "
-                f"{remedies[name]}."
-            )
-
-
-Count = tuple[int, int]
-
-
-def _edge(parts: Sequence[Metrics], *, farther: bool) -> tuple[str, Count, Count] | None:
-    """The edge between parts where success falls most, if it surely does: its place, k and n on either side."""
-    best = None
-    for place in range(1, len(parts)):
-        near, far = _sum(parts[:place]), _sum(parts[place:])
-        if not farther:
-            near, far = far, near
-        fall = _fall(near, far)
-        if fall and (best is None or fall > best[0]):
-            best = (fall, (f"{parts[place]['where'][0]:g}", near, far))
-    return best[1] if best else None
-
-
-def _light_fall(parts: Sequence[Metrics]) -> tuple[str, Count, Count] | None:
-    best = None
-    for part in parts:
-        rest, here = _sum([one for one in parts if one is not part]), _sum([part])
-        fall = _fall(rest, here)
-        if part["where"] != "unknown" and fall and (best is None or fall > best[0]):
-            best = (fall, (part["where"], rest, here))
-    return best[1] if best else None
-
-
-def _fall(one: Count, other: Count) -> float | None:
-    """How much lower the second rate is; None unless it surely is (Newcombe 1998, method 10)."""
-    if min(one[1], other[1]) < FEW:
-        return None
-    (p, q), ends = (one[0] / one[1], other[0] / other[1]), [wilson_interval(k / n, n) for k, n in (one, other)]
-    least = p - q - ((p - ends[0][0]) ** 2 + (ends[1][1] - q) ** 2) ** 0.5
-    return p - q if least > 0 and p - q >= FALL else None
-
-
-def _sum(parts: Sequence[Metrics]) -> Count:
-    return sum(part["observed"]["k"] for part in parts), sum(part["observed"]["n"] for part in parts)
+    words = {
+        "distance_m": "beyond {:g} m",
+        "sign_px": "where the sign is under {:g} px wide",
+        "yaw_deg": "beyond {:g}° of yaw",
+        "light": "in {} light",
+    }
+    for fall in metrics["falls"]:
+        name = fall["by"]
+        yield (
+            f"Observed success falls {words[name].format(fall['where'])}: {_rate(fall['there'])} there, "
+            f"{_rate(fall['before'])} before. What helps is {remedies[name]}."
+        )
 
 
 def _skipped(metrics: Metrics) -> Iterator[str]:
@@ -199,7 +156,6 @@ def _skipped(metrics: Metrics) -> Iterator[str]:
 
 def _counts(metrics: Metrics) -> Iterator[str]:
     few = [cell for cell in metrics["cells"] if cell["observed"]["n"] < FEW]
-    judged = metrics["photographs"]["judged"]
     if few:
         named = "; ".join(f"{cell_name(one)} ({one['observed']['n']})" for one in few[:CELLS_NAMED])
         more = f" and {len(few) - CELLS_NAMED} more" if len(few) > CELLS_NAMED else ""
@@ -207,9 +163,11 @@ def _counts(metrics: Metrics) -> Iterator[str]:
             f"{len(few)} of {len(metrics['cells'])} cells hold fewer than {FEW} photographs: {named}{more}. Take more "
             "there before you compare cells."
         )
-    if judged < ENOUGH:
+    low, high = metrics["observed"]["ci95"]
+    if high - low > 2 * NEAR_ENOUGH:
         yield (
-            f"{judged} photographs leave an interval of about ± {100 / judged**0.5:.0f} points; {ENOUGH} leave ± 10."
+            f"Observed success is known to about ± {50 * (high - low):.0f} points; {ENOUGH} photographs leave ± "
+            f"{100 * NEAR_ENOUGH:.0f}, if they are no frames of the same few videos."
         )
 
 
@@ -237,8 +195,8 @@ def _signed(value: float) -> str:
     return "0" if float(text) == 0 else text.replace("-", "−")
 
 
-def _rate(count: Count) -> str:
-    return f"{100 * count[0] / count[1]:.0f} % of {count[1]}"
+def _rate(said: Metrics) -> str:
+    return f"{100 * said['rate']:.0f} % of {said['n']}"
 
 
 def _joined(words: Sequence[str]) -> str:

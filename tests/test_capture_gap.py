@@ -1,6 +1,7 @@
 """The gap of a capture by stage: what is measured in a photograph, what a swap does, who is blamed, what to do."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from physadv.capture.swap import STAGES, Found, swap
 from physadv.capture.table import Row
 from physadv.objectives import Goal, Margin
 from physadv.question import truth_at
+from physadv.report.capture import _shot
 from physadv.scenes import Scenes, load_scenes
 from physadv.stats import wilson
 from physadv.targets import Classifier, Frame
@@ -400,6 +402,37 @@ def test_every_remedy_follows_from_its_figure() -> None:
     unexplained = told()
     unexplained["gap"]["success"] = gap["success"] | {"gap": off, "stages": told()["gap"]["success"]["stages"]}
     assert "none of print" in " ".join(advice(unexplained))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "inside", "words"),
+    [
+        (None, None, None, "Part of the gap is blur"),
+        (1.0, 0.8, 0.9, "Part of the gap is blur"),
+        (2.0, 0.8, 0.1, "less sharp than drive-by expects (sigma 2.0 px in the median, there sigma 0.8 px): focus"),
+        (0.3, 0.8, 0.1, "sharper than drive-by expects (sigma 0.3 px in the median, there sigma 0.8 px): narrow"),
+        (-1.0, 0.8, 0.1, "sharper than drive-by expects (sharpened by 1.0 in the median, there sigma 0.8 px): change"),
+        (
+            -0.5,
+            -1.0,
+            0.1,
+            "less sharp than drive-by expects (sharpened by 0.2 in the median, there sharpened by 1.0)",
+        ),
+    ],
+)
+def test_blur_is_spoken_of_as_it_was_measured(here: Any, there: Any, inside: Any, words: str) -> None:
+    metrics = told()
+    ends = [[value - 1, value, value + 1] if value is not None else None for value in (here, there)]
+    said = None if here is None else {"photographs": ends[0], "world": ends[1], "inside": inside}
+    metrics["gap"] |= {"measured": metrics["gap"]["measured"] | {"blur_px": said}, "explained_by": ["blur"]}
+    assert words in advice(metrics)[0]
+
+
+def test_the_report_calls_a_sharpened_photograph_sharpened(tmp_path: Path) -> None:
+    (tmp_path / "crop-000000.jpg").touch()
+    (row,) = photos([(4.0, 1, 1)], blur_px=-0.8, picture=0)
+    assert ("blur", "sharpened by 0.6") in _shot(row, tmp_path, embedded=False)["facts"]
+    assert ("blur", "sigma 0.8 px") in _shot(replace(row, blur_px=0.8), tmp_path, embedded=False)["facts"]
 
 
 def photos(spans: list[tuple[float, int, int]], *, light: float = -1.0, start: int = 0, **common: Any) -> list[Row]:

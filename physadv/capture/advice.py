@@ -84,13 +84,22 @@ def _light(gap: Metrics, world: str) -> str:
 
 def _blur(gap: Metrics, world: str) -> str:
     said = gap["measured"]["blur_px"]
-    if said and said["world"] and said["photographs"][1] > said["world"][1]:
+    if not said or said["inside"] is None or said["inside"] >= INSIDE:
         return (
-            f"The photographs are less sharp than {world} expects (sigma {said['photographs'][1]:.1f} px in the "
-            f"median, there {said['world'][1]:.1f}): focus on the sign and hold still, or widen camera: defocus in a "
+            f"Part of the gap is blur: {world} draws it at random where yours is known; focus on the sign and hold "
+            "still, or fit a world to your camera (physadv worlds fit)"
+        )
+    here, there = said["photographs"][1], said["world"][1]
+    than = f"than {world} expects ({sharpness(here)} in the median, there {sharpness(there)})"
+    if here < 0:
+        what = "less sharp" if here > there else "sharper"
+        return f"The photographs are {what} {than}: change camera: sharpen in a copy of the world"
+    if here > there:
+        return (
+            f"The photographs are less sharp {than}: focus on the sign and hold still, or widen camera: defocus in a "
             "copy of the world"
         )
-    return f"The photographs are sharper than {world} expects: narrow camera: defocus and motion in a copy of the world"
+    return f"The photographs are sharper {than}: narrow camera: defocus and motion in a copy of the world"
 
 
 def _geometry(gap: Metrics, world: str) -> str:
@@ -188,6 +197,11 @@ def signed_points(figure: Metrics) -> str:
     """`+12 points [3 to 21]`."""
     ends = "" if figure["ci95"] is None else " [{} to {}]".format(*(_signed(100 * end) for end in figure["ci95"]))
     return f"{_signed(100 * figure['mean'])} points{ends}"
+
+
+def sharpness(blur_px: float) -> str:
+    """`sigma 1.2 px`, or what is below 0: `sharpened by 0.6`, the amount of an unsharp mask of 1 px."""
+    return f"sigma {blur_px:.1f} px" if blur_px >= 0 else f"sharpened by {blur_px**2:.1f}"
 
 
 def _signed(value: float) -> str:

@@ -16,9 +16,10 @@ from physadv.errors import UserError
 class Row:
     """What is known of a photograph. Where `skipped` says why there is no answer, the rest is empty.
 
-    found: tags; None for a quad. distance_m: None without a focal length. stops, blur_px: of capture/measure.py; None
-    where they cannot be told. right: whether the answer is the sign's class. predicted: of `views` views, those that
-    reach the goal. picture: number of its crop-NNNNNN.jpg. time_s: of a frame. x1 to y4: corners of the face, px.
+    found: tags; None for a quad. distance_m: None without a focal length. stops, blur_px: of capture/measure.py (below
+    0, blur_px is sharpening); None where they cannot be told. right: whether the answer is the sign's class.
+    predicted: of `views` views, those that reach the goal. picture: number of its crop-NNNNNN.jpg. time_s: of a frame.
+    x1 to y4: corners of the face, px.
     """
 
     file: str

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from physadv.capture.advice import cell_name, signed_points, span
+from physadv.capture.advice import cell_name, sharpness, signed_points, span
 from physadv.capture.figures import light_of
 from physadv.capture.gap import sure
 from physadv.capture.table import Row
@@ -162,7 +162,10 @@ def _short(value: float) -> float:
 
 def _measured(measured: Metrics) -> list[tuple[str, str, str, str]]:
     """What was measured, in the photographs, in the views by the same means, and the share inside."""
-    names = {"stops": ("light: white, in stops", "{:.1f}"), "blur_px": ("blur: sigma, in px", "{:.2f}")}
+    names = {
+        "stops": ("light: white, in stops", "{:.1f}"),
+        "blur_px": ("blur: sigma, in px (< 0: sharpened)", "{:.2f}"),
+    }
     rows = []
     for key, (name, form) in names.items():
         said = measured[key]
@@ -239,7 +242,7 @@ def _shot(row: Row, folder: Path, *, embedded: bool) -> dict[str, Any]:
         ),
         ("sign", f"{row.sign_px or 0:.0f} px wide"),
         ("light", light_of(row) + ("" if row.stops is None else f", white at {signed(round(row.stops, 1))} stops")),
-        ("blur", "not told by the face" if row.blur_px is None else f"sigma {row.blur_px:.1f} px"),
+        ("blur", "not told by the face" if row.blur_px is None else sharpness(row.blur_px)),
     ]
     if row.found is not None:
         facts.append(("tags", f"{row.found}, off by {row.error_px or 0:.2f} px"))

@@ -349,6 +349,28 @@ def test_an_artwork_changes_what_is_foretold(shots: dict[str, object], tmp_path:
     assert clean["observed"] == worn["observed"]
 
 
+def covering(folder: Path, level: float) -> None:
+    """An artwork of one grey over all of the sign."""
+    rgb = torch.full((1, 3, 2, 2), level)
+    Artwork(rgb, torch.ones(1, 1, 2, 2), torch.tensor([[0.0, 0.0, 700.0, 700.0]])).save(folder)
+
+
+def test_artworks_of_one_name_are_told_apart(
+    shots: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`art` of --artwork lies here, `art` of a row beside its table."""
+    tables, here = tmp_path / "tables", tmp_path / "here"
+    covering(tables / "art", 0.0)
+    covering(here / "art", 1.0)
+    monkeypatch.chdir(here)
+    head, *rows = Path(str(shots["quads"])).read_text().splitlines()
+    worn = [f"{head},artwork", f"{rows[0]},", f"{rows[1]},art", f"{rows[2]},", f"{rows[3]},art"]
+    (tables / "quads.csv").write_text("\n".join(worn))
+    shots |= {"world": "digital", "face_mm": 700.0, "quads": tables / "quads.csv", "artwork": Path("art")}
+    run_capture(CaptureOptions(**shots), command="", console=Console())
+    assert [row["predicted"] for row in rows_of(tmp_path / "out")] == ["3", "0", "3", "0", ""]
+
+
 def test_a_run_resumes_where_it_stopped(shots: dict[str, object], tmp_path: Path) -> None:
     whole = run_capture(CaptureOptions(**shots), command="", console=Console())
     path = tmp_path / "out" / "captures.csv"

@@ -79,8 +79,7 @@ class _Run:
         """What is on the sign. UserError: it cannot be printed on that face."""
         work = self.work(folder)
         if work not in self._artworks:
-            base = self.options.quads.parent if folder and self.options.quads else Path()
-            loaded = None if work == CLEAN else load_artwork(base / work)
+            loaded = None if work == CLEAN else load_artwork(Path(work))
             if loaded is not None:
                 _check_printed(loaded, work)
             self._artworks[work] = loaded and loaded.to(self.options.device)
@@ -90,8 +89,10 @@ class _Run:
         return worn
 
     def work(self, folder: str | None) -> str:
-        """What an artwork is called: its folder, as it was given."""
-        return folder or (str(self.options.artwork) if self.options.artwork else CLEAN)
+        """What an artwork is called: its folder in full. A row's counts from the table's, --artwork from here."""
+        base = self.options.quads.parent if folder and self.options.quads else Path()
+        given = folder or str(self.options.artwork or CLEAN)
+        return CLEAN if given == CLEAN else str((base / given).resolve())
 
     def hung(self, artwork: Artwork | None) -> Artwork | None:
         """The artwork on its uncut sheet, where the sheet hangs on the sign."""

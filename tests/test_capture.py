@@ -21,7 +21,9 @@ from physadv.capture.tags import FAMILIES
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
-from physadv.printing import make_sheet
+from physadv.files import sha256
+from physadv.handwork import print_sheet
+from physadv.printing import load_sheet, make_sheet
 from physadv.runs import run_capture
 from physadv.scenes import load_scenes
 from physadv.targets.base import Frame
@@ -349,10 +351,10 @@ def test_an_artwork_changes_what_is_foretold(shots: dict[str, object], tmp_path:
     assert clean["observed"] == worn["observed"]
 
 
-def covering(folder: Path, level: float) -> None:
-    """An artwork of one grey over all of the sign."""
+def covering(folder: Path, level: float, *, size_mm: float = 700.0) -> None:
+    """An artwork of one grey, over all of the sign."""
     rgb = torch.full((1, 3, 2, 2), level)
-    Artwork(rgb, torch.ones(1, 1, 2, 2), torch.tensor([[0.0, 0.0, 700.0, 700.0]])).save(folder)
+    Artwork(rgb, torch.ones(1, 1, 2, 2), torch.tensor([[0.0, 0.0, size_mm, size_mm]])).save(folder)
 
 
 def test_artworks_of_one_name_are_told_apart(
@@ -369,6 +371,29 @@ def test_artworks_of_one_name_are_told_apart(
     shots |= {"world": "digital", "face_mm": 700.0, "quads": tables / "quads.csv", "artwork": Path("art")}
     run_capture(CaptureOptions(**shots), command="", console=Console())
     assert [row["predicted"] for row in rows_of(tmp_path / "out")] == ["3", "0", "3", "0", ""]
+
+
+def test_the_sheet_of_another_artwork_is_refused(shots: dict[str, object], tmp_path: Path) -> None:
+    """A sheet of `print --image` tells nothing of it, a clean sign has none, and one picture may be two PNGs."""
+    one, two, picture = (tmp_path / name for name in ("one", "two", "picture"))
+    for folder, level in ((one, 0.2), (two, 0.8)):
+        covering(folder, level, size_mm=100.0)
+    print_sheet(one, None)
+    print_sheet(None, one / "art.png", width_mm=100.0, folder=picture)
+
+    def skipped(sheet: Path, artwork: Path | None, number: int) -> int:
+        given = {"quads": None, "face_mm": 700.0, "sheet": sheet, "artwork": artwork, "out": tmp_path / str(number)}
+        return run_capture(CaptureOptions(**shots | given), command="", console=Console())["photographs"]["skipped"]
+
+    with pytest.raises(UserError, match=r"another artwork than .*two: give --artwork"):
+        skipped(one, two, 0)
+    assert not (tmp_path / "0").exists()
+    assert skipped(one, one, 1) == skipped(picture, two, 2) == skipped(one, None, 3) == 5
+    Image.open(one / "art.png").save(one / "art.png", compress_level=0)
+    for name in ("artwork.json", "sheet.json"):
+        text = (one / name).read_text()
+        (one / name).write_text(text.replace(load_sheet(one).artwork_hash, sha256(one / "art.png")))
+    assert skipped(one, one, 4) == 5
 
 
 def test_a_run_resumes_where_it_stopped(shots: dict[str, object], tmp_path: Path) -> None:

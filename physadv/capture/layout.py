@@ -10,11 +10,12 @@ from jaxtyping import Float
 
 from physadv.capture.tags import FAMILIES
 from physadv.errors import UserError
-from physadv.files import existing_file
+from physadv.files import existing_file, png_bytes, sha256
 from physadv.printing import load_sheet
 from physadv.printing.sheet import JSON
 from physadv.threats import Artwork
 
+ART = "art.png"
 QUIET = 0.25  # of a tag's side: two modules of eight
 
 
@@ -72,6 +73,20 @@ def sheet_layout(folder: Path, artwork: Artwork | None) -> Layout:
     found = {tag.id: np.array(tag.corners_mm, dtype=float) + shift for tag in tags}
     paper = _paper(found) if sheet.tags else (*shift, *(shift + sheet.pages[0].size_mm))
     return _checked(Layout(tags[0].family if tags else "", found, tuple(map(float, paper))), folder / JSON)
+
+
+def check_sheet(folder: Path, work: Path, artwork: Artwork) -> None:
+    """UserError: the sheet was printed from another artwork. Of one by `print --image` nothing tells.
+
+    artwork: that of the folder `work`, whose PNG another version of Pillow may have written.
+    """
+    sheet = load_sheet(folder)
+    known = sha256(png_bytes(artwork.rgb[0])), sha256(work / ART)
+    if sheet.origin == "sign" and sheet.artwork_hash not in known:
+        raise UserError(
+            f"The sheet in {folder} was printed from another artwork than {work}: give --artwork of the run that was "
+            "printed, or --sheet of this one."
+        )
 
 
 def _paper(tags: dict[int, Float[np.ndarray, "4 2"]]) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from physadv.capture.explain import Case, case_of, chosen, explain
 from physadv.capture.figures import figures
 from physadv.capture.hung import Printed, on_paper
 from physadv.capture.judge import Answer, Sighting, judge, locate
-from physadv.capture.layout import Layout, read_layout, sheet_layout
+from physadv.capture.layout import Layout, check_sheet, read_layout, sheet_layout
 from physadv.capture.photos import Photo, Skipped, Source, Video, open_source
 from physadv.capture.quads import CORNERS, Quad, read_quads
 from physadv.capture.table import Row
@@ -162,7 +162,11 @@ def _where(options: CaptureOptions, artwork: Artwork | None) -> Layout | dict[st
     folder = options.sheet or options.artwork
     if folder is None or (options.sheet is None and not (folder / SHEET).is_file()):
         raise UserError("Where is the sign? Give --sheet DIR, --tags FILE (tags round the sign) or --quads FILE.csv.")
-    return sheet_layout(folder, None if artwork is None else artwork.to("cpu"))
+    if artwork is None:
+        return sheet_layout(folder, None)
+    assert options.artwork is not None
+    check_sheet(folder, options.artwork, artwork.to("cpu"))
+    return sheet_layout(folder, artwork.to("cpu"))
 
 
 def _printed(options: CaptureOptions) -> Printed | None:

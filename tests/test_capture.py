@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 import physadv.cli
+from physadv.calibration.fit import LATTICE
+from physadv.calibration.profile import VERSION
 from physadv.capture import find, fit_plane, locate, open_source, pose_of, read_layout, read_quads, sheet_layout, table
 from physadv.capture.judge import cut_out, world_at
 from physadv.capture.layout import Layout
@@ -407,6 +409,59 @@ def test_a_run_resumes_where_it_stopped(shots: dict[str, object], tmp_path: Path
     assert again == whole
     with pytest.raises(UserError, match="another run"):
         run_capture(CaptureOptions(**shots | {"views": 4}, resume=True), command="", console=Console())
+
+
+WORLD = """note: for a test
+light:
+  exposure: {{stops: [{stops}, {stops}]}}
+view:
+  relative: {{}}
+"""
+
+
+@pytest.mark.parametrize(
+    "changed", ["nothing", "world", "quads", "artwork", "face", "weights", "tags", "sheet", "profile"]
+)
+def test_a_run_is_not_mixed_with_another(shots: dict[str, object], tmp_path: Path, changed: str) -> None:
+    """Each file that an option names holds something else when the run is resumed."""
+    layout = {i: corners.tolist() for i, corners in round_the_sign("36h11").corners_mm.items()}
+    printer = {"polynomial": np.zeros((20, 3)).tolist(), "table": {"values": np.zeros((LATTICE**3, 3)).tolist()}}
+    profile = {"version": VERSION, "print": printer, "photographs": [], "fitted_on": {}, "errors": {}}
+    texts = {
+        "world": (tmp_path / "world.yaml", WORLD.format(stops=-1.0), WORLD.format(stops=-1.1)),
+        "quads": (tmp_path / "quads.csv", (quads := (tmp_path / "quads.csv").read_text()), quads.replace("70", "71")),
+        "weights": (tmp_path / "toy.py", TOY, TOY.replace("40.0", "41.0")),
+        "tags": (tmp_path / "tags.yaml", tags := json.dumps({"family": "36h11", "tags": layout}), f"{tags} "),
+        "profile": (tmp_path / "profile.json", said := json.dumps(profile), f"{said} "),
+    }
+    for path, before, _ in texts.values():
+        path.write_text(before)
+    covering(tmp_path / "art", 0.5, size_mm=100.0)
+    print_sheet(tmp_path / "art", None)
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "face.png")
+    given = {"world": str(tmp_path / "world.yaml"), "artwork": tmp_path / "art", "face": str(tmp_path / "face.png")}
+    given |= {"label": "stop", "face_mm": 700.0}
+    if changed == "tags":
+        given |= {"quads": None, "tags": tmp_path / "tags.yaml"}
+    if changed in ("sheet", "profile"):
+        given |= {"quads": None, "sheet": tmp_path / "art", "profile": tmp_path}
+    options = CaptureOptions(**shots | given)
+    run_capture(options, command="", console=Console())
+    if changed in texts:
+        path, _, after = texts[changed]
+        path.write_text(after)
+    elif changed == "artwork":
+        covering(tmp_path / "art", 0.6, size_mm=100.0)
+    elif changed == "face":
+        Image.new("RGB", (20, 20), "blue").save(tmp_path / "face.png")
+    elif changed == "sheet":
+        print_sheet(tmp_path / "art", None, overwrite=True, paper="a3")
+    resumed = options.model_copy(update={"resume": True})
+    if changed == "nothing":
+        run_capture(resumed, command="", console=Console())
+        return
+    with pytest.raises(UserError, match="belongs to another run"):
+        run_capture(resumed, command="", console=Console())
 
 
 def test_a_resumed_run_gives_the_same_gap(shots: dict[str, object], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`physadv capture`: photographs of the printed thing, each measured, judged and foretold."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from physadv.calibration.profile import load_profile
+from physadv.calibration.profile import PROFILE, load_profile
 from physadv.calibration.strip import Strip
 from physadv.capture import table
 from physadv.capture.advice import advice
@@ -27,7 +27,7 @@ from physadv.capture.track import tracks
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
-from physadv.files import prepare_folder, read_json, to_pil, write_atomic, write_json
+from physadv.files import prepare_folder, read_json, sha256, to_pil, write_atomic, write_json
 from physadv.handwork import check_on_face
 from physadv.objectives import Objective
 from physadv.printing.sheet import JSON as SHEET
@@ -37,6 +37,7 @@ from physadv.runs.attack import versions
 from physadv.runs.shared import check_device
 from physadv.scenes import Scenes
 from physadv.scenes.staged import staged
+from physadv.scenes.store import digest
 from physadv.targets import load_target
 from physadv.threats import Artwork, load_artwork
 from physadv.transforms.world import World, load_world
@@ -104,6 +105,15 @@ class _Run:
         """What the table of quads says of a file."""
         return self.where.get(name) if isinstance(self.where, dict) else None
 
+    def contents(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Signs and artworks, as they were loaded."""
+        for face, scenes in self._signs.items():
+            behind = [] if scenes.backgrounds is None else [scenes.backgrounds]
+            yield face, [scenes.labels, scenes.faces.images, scenes.faces.size_mm, *behind]
+        for work, artwork in self._artworks.items():
+            if artwork is not None:
+                yield work, [artwork.rgb, artwork.alpha, artwork.place_mm]
+
     @property
     def paper_mm(self) -> tuple[float, ...] | None:
         return self.where.paper_mm if isinstance(self.where, Layout) else None
@@ -115,7 +125,7 @@ def run_capture(options: CaptureOptions, *, command: str, console: Console) -> d
     if options.resume and not options.out.is_dir():
         raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
     out = prepare_folder(options.out, overwrite=options.overwrite, resume=options.resume)
-    rows = _earlier(options, out)
+    rows = _earlier(run, out)
     done = {row.file for row in rows}
     with console.counting("capture", max(1, len(run.source) - len(done))) as advance:
         for photo in run.source.read(done):
@@ -159,7 +169,7 @@ def _where(options: CaptureOptions, artwork: Artwork | None) -> Layout | dict[st
         return read_quads(options.quads)
     if options.tags:
         return read_layout(options.tags)
-    folder = options.sheet or options.artwork
+    folder = _sheet(options)
     if folder is None or (options.sheet is None and not (folder / SHEET).is_file()):
         raise UserError("Where is the sign? Give --sheet DIR, --tags FILE (tags round the sign) or --quads FILE.csv.")
     if artwork is None:
@@ -169,11 +179,15 @@ def _where(options: CaptureOptions, artwork: Artwork | None) -> Layout | dict[st
     return sheet_layout(folder, artwork.to("cpu"))
 
 
+def _sheet(options: CaptureOptions) -> Path | None:
+    return options.sheet or options.artwork
+
+
 def _printed(options: CaptureOptions) -> Printed | None:
     """UserError: there is a profile, but no sheet that would bear a strip."""
     if options.profile is None:
         return None
-    folder = options.sheet or options.artwork
+    folder = _sheet(options)
     if options.tags or options.quads or folder is None:
         raise UserError(
             "--profile reads the colour strip of a sheet that is hung whole: give --sheet, or leave it out."
@@ -186,18 +200,34 @@ def _check_printed(artwork: Artwork, name: str) -> None:
         raise UserError(f"{name} holds no single printed artwork: photographs show one that was printed.")
 
 
-def _earlier(options: CaptureOptions, out: Path) -> list[Row]:
-    """The rows that are there. UserError: they belong to other options."""
-    said = options.model_dump(mode="json", exclude=_ELSEWHERE)
+def _earlier(run: _Run, out: Path) -> list[Row]:
+    """The rows that are there. UserError: they belong to other options, or to files that held something else."""
+    said = _given(run)
     path = out / CHECKPOINT
-    if options.resume and path.is_file():
+    if run.options.resume and path.is_file():
         if read_json(path) != said:
             raise UserError(
-                f"{path} belongs to another run; repeat that run's options, or start anew with --overwrite."
+                f"{path} belongs to another run; repeat that run's options with the files as they were, or start anew "
+                "with --overwrite."
             )
         return table.read(out / TABLE)
     write_json(path, said)
     return []
+
+
+def _given(run: _Run) -> dict[str, Any]:
+    """What a checkpoint must agree on: the options, and what is in the files that they name."""
+    options, profile = run.options, run.options.profile
+    files = {"quads": options.quads, "tags": options.tags}
+    if isinstance(run.where, Layout) and options.tags is None:
+        files["sheet"] = (_sheet(options) or Path()) / SHEET
+    files["profile"] = profile / PROFILE if profile and profile.is_dir() else profile
+    return options.model_dump(mode="json", exclude=_ELSEWHERE) | {
+        "weights": run.target.weights_hash,
+        "world_hash": run.world.hash,
+        "files": {name: sha256(path) for name, path in files.items() if path is not None},
+        "contents": {name: digest(*tensors) for name, tensors in run.contents()},
+    }
 
 
 def _row(run: _Run, photo: Photo | Skipped, number: int, out: Path) -> Row:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from physadv.capture import open_source, read_quads
 from physadv.capture.photos import Photo, Skipped, jpeg_quality
+from physadv.capture.table import read
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
@@ -247,6 +248,32 @@ def test_a_killed_run_goes_on(options: CaptureOptions, tmp_path: Path) -> None:
     assert table.read_bytes().startswith(kept)
     assert again["photographs"] == {"judged": 30, "skipped": 0}
     assert again["observed"]["k"] == sum(8 * index > 127 for index in range(30))
+
+
+ODD = (
+    "Screenshot 9.41.07\u202fPM.png",
+    "two  spaces.png",
+    "line\nbreak\u2028s.png",
+    "back\\n\\slash.png",
+    "tab\t\x1c.png",
+)
+
+
+def test_a_finished_run_is_resumed_whatever_its_files_are_called(options: CaptureOptions) -> None:
+    """macOS puts a narrow space into the names of screenshots."""
+    folder = Path(str(options.photos))
+    for name in ODD:
+        picture().save(folder / name)
+    assert options.quads is not None
+    table = options.quads.with_suffix(".jsonl")
+    corners = np.reshape([float(word) for word in CORNERS.split(",")], (4, 2)).tolist()
+    table.write_text("\n".join(json.dumps({"file": name, "corners": corners}) for name in ODD))
+    options = options.model_copy(update={"quads": table})
+    first = run_capture(options, command="", console=Console())
+    assert first["photographs"] == {"judged": len(ODD), "skipped": 0}
+    assert {row.file for row in read(options.out / "captures.csv")} == set(ODD)
+    again = run_capture(options.model_copy(update={"resume": True}), command="", console=Console())
+    assert again == first
 
 
 @pytest.mark.slow

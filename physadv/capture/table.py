@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -62,7 +63,9 @@ class Row:
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _WHOLE = ("found", "predicted", "views", "picture")
-_TEXT = ("file", "group", "condition", "answer", "skipped")
+_ESCAPE = r"\\(?:\\|n|r|x[0-9a-f]{2}|u[0-9a-f]{4})"
+_NAMES = ("file", "group")
+_TEXT = (*_NAMES, "condition", "answer", "skipped")
 
 
 def append(path: Path, row: Row) -> Row:
@@ -70,7 +73,7 @@ def append(path: Path, row: Row) -> Row:
 
     Gives the row back as `read` will, so that a run that goes on later makes the same figures of it.
     """
-    line = [_text(value) for value in asdict(row).values()]
+    line = [_escaped(value) if name in _NAMES else _text(value) for name, value in asdict(row).items()]
     try:
         with path.open("a", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
@@ -113,9 +116,21 @@ def _text(value: object) -> str:
     return "" if value is None else " ".join(str(value).split())
 
 
+def _escaped(name: str) -> str:
+    """A file name as it is but for a backslash and what breaks lines, which are written as Python does."""
+    return "".join(repr(one)[1:-1] if one == "\\" or one.splitlines() != [one] else one for one in name)
+
+
+def _named(text: str) -> str:
+    """The inverse."""
+    return re.sub(_ESCAPE, lambda found: found[0].encode().decode("unicode_escape"), text)
+
+
 def _value(name: str, text: str) -> str | int | float | bool | None:
     if text == "":
         return None
+    if name in _NAMES:
+        return _named(text)
     if name in _TEXT:
         return text
     if name in ("success", "right"):

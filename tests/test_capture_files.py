@@ -319,6 +319,21 @@ def test_a_thousand_photographs_take_no_more_memory_than_a_hundred(options: Capt
     assert (options.out / "report.html").stat().st_size < 30e6
 
 
+def test_names_that_are_not_utf8_are_named(options: CaptureOptions) -> None:
+    folder = os.fsencode(str(options.photos))
+    for name in (b"caf\xe9.png", b"tea.png"):
+        with open(os.path.join(folder, name), "wb") as file:
+            picture().save(file, "PNG")
+    quads(options, ["tea.png"])
+    metrics = run_capture(options, command="", console=Console())
+    assert metrics["photographs"] == {"judged": 1, "skipped": 1}
+    (skipped,) = metrics["skipped"]
+    assert (skipped["file"], "rename" in skipped["reason"]) == ("caf\\udce9.png", True)
+    assert run_capture(options.model_copy(update={"resume": True}), command="", console=Console()) == metrics
+    with pytest.raises(UserError, match=r"caf\\udce9\.png is not in UTF-8"):
+        open_source(os.fsdecode(os.path.join(folder, b"caf\xe9.png")), focal_px=None)
+
+
 def test_sources_say_what_they_hold(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
     (tmp_path / "b.png").touch()

@@ -62,8 +62,10 @@ class Folder:
     def read(self, done: Collection[str] = ()) -> Iterator[Photo | Skipped]:
         """One photograph after the other, less those named in `done`."""
         for path in self.paths:
-            if path.name not in done:
-                yield _read(path, self.focal_px)
+            name = legible(path.name)
+            if name not in done:
+                known = name == path.name
+                yield _read(path, self.focal_px) if known else Skipped(name, "its name is not in UTF-8; rename it")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def open_source(source: str, *, focal_px: float | None, frames: int | None = Non
     UserError: there is no such thing, or nothing in it.
     """
     path = Path(source)
+    if legible(source) != source:
+        raise UserError(f"The name of {legible(source)} is not in UTF-8; rename it.")
     if source.isdigit() and not path.exists():
         stream = _opened(int(source))
         per_s = _per_s(stream)
@@ -130,6 +134,11 @@ def open_source(source: str, *, focal_px: float | None, frames: int | None = Non
     if not found:
         raise UserError(f"{source} holds no file; give the folder of the photographs.")
     return Folder(tuple(found), focal_px)
+
+
+def legible(name: str) -> str:
+    """A file's name; bytes in it that are no UTF-8 are written as Python does."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _video(path: Path, focal_px: float | None, frames: int | None) -> Video:

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -229,18 +230,33 @@ def test_odd_files_are_read_and_bad_ones_are_named(tmp_path: Path) -> None:
     assert [name for name, one in read.items() if isinstance(one, Skipped)] == ["cut.png", "empty.jpg", "notes.txt"]
 
 
-def test_frames_of_a_video_share_a_group(tmp_path: Path) -> None:
-    path = tmp_path / "walk.avi"
+def filmed(path: Path, *, levels: tuple[int, ...]) -> None:
+    """A blue frame of each level."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    for level in (0, 120, 240):
+    for level in levels:
         writer.write(np.full((48, 64, 3), (level, 0, 0), np.uint8))
     writer.release()
+
+
+def test_frames_of_a_video_share_a_group(tmp_path: Path) -> None:
+    path = tmp_path / "walk.avi"
+    filmed(path, levels=(0, 120, 240))
     video = open_source(str(path), focal_px=None)
     frames = list(video.read(done={"walk.avi#000001"}))
     assert len(video) == 3
     assert [frame.name for frame in frames] == ["walk.avi#000000", "walk.avi#000002"]
     assert {frame.group for frame in frames} == {"walk.avi"}
     assert frames[1].pixels[0, 0, 2] > 200  # blue: OpenCV's order is turned round
+
+
+def test_a_video_that_is_shorter_than_it_says_ends_once(tmp_path: Path) -> None:
+    path = tmp_path / "walk.avi"
+    filmed(path, levels=(0, 120))
+    video = replace(open_source(str(path), focal_px=None), frames=5)
+    names = [one.name for one in video.read()]
+    assert names == [f"walk.avi#{frame:06d}" for frame in range(3)]
+    assert [type(one) for one in video.read(done=names[:1])] == [Photo, Skipped]
+    assert not list(video.read(done=names))
 
 
 # --- where the sign is -----------------------------------------------------------------------------------------------

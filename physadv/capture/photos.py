@@ -93,7 +93,9 @@ class Video:
         try:
             for index in range(self.frames):
                 name = f"{self.name}#{index:06d}"
-                if name in done and stream.grab():
+                if name in done:
+                    if not stream.grab():  # it was said where the video ends
+                        return
                     continue
                 found, frame = stream.read()
                 if not found:

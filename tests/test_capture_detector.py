@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from physadv.capture.explain import case_of
 from physadv.capture.judge import box_in, cut_out, judge, locate, on_sensor, standing, world_at
 from physadv.capture.photos import Photo
 from physadv.capture.quads import CORNERS as CORNER_COLUMNS
 from physadv.capture.quads import Quad
+from physadv.capture.table import Row
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
@@ -23,6 +25,8 @@ from physadv.runs import run_capture
 from physadv.scenes import Scenes, load_scenes
 from physadv.targets import Detector, load_target
 from physadv.targets.boxes import Detections, Seen, iou
+from physadv.transforms.colour import to_linear, to_srgb
+from physadv.transforms.geometry import SENSOR_PX
 from physadv.transforms.world import DIGITAL, load_world
 
 SIZE_PX, SIGN_PX, AT_PX = (1200, 800), 240.0, (700.0, 350.0)
@@ -128,6 +132,21 @@ def test_a_sign_larger_than_the_frame_is_named(target: Detector, signs: Scenes) 
     how = {"target": target, "scenes": signs, "objective": objective, "world": DIGITAL, "views": 2, "seed": 0}
     with pytest.raises(UserError, match="larger than the photograph"):
         judge(photo, locate(photo, Quad(near), signs), artwork=None, **how)
+
+
+def test_blur_is_told_in_px_of_the_worlds_camera(target: Detector, signs: Scenes) -> None:
+    """Whatever the photograph's resolution was: the views are 1,920 px wide."""
+    light = to_linear(torch.from_numpy(photograph(signs) / 255)).numpy()
+    encoded = to_srgb(torch.from_numpy(cv2.GaussianBlur(light, (0, 0), 6.0)))
+    blurred = photo_of((255 * encoded).round().byte().numpy())
+    sighting = locate(blurred, Quad(CORNERS), signs)
+    at = dict(zip(CORNER_COLUMNS, CORNERS.ravel().tolist(), strict=True))
+    how = {"scenes": signs, "artwork": None, "work": None, "target": target, "paper_mm": None}
+    case = case_of(blurred, Row("sign.png", "sign.png", **at), **how)
+    assert case is not None
+    assert case.measured.blur_px == pytest.approx(6.0 * SENSOR_PX / SIZE_PX[0], rel=0.1)
+    assert not case.measured.light.slope.any()
+    assert case.pose.focal_px == pytest.approx(SENSOR_PX / SIZE_PX[0] * sighting.pose.focal_px)
 
 
 def test_a_run_over_a_folder(signs: Scenes, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def fit_reflectances(chart: Chart, readings: Sequence[Reading]) -> Float[np.ndar
     therefore. NaN: clipped in every photograph. UserError: so is the paper.
     """
     seen, clipped = np.stack([r.mean for r in readings]), np.stack([r.clipped for r in readings])
-    bare, unknown = paper(chart), clipped.all(0)
+    bare, unknown = paper(chart), np.asarray(clipped.all(0))
     if unknown[bare].all():
         raise UserError("The chart's paper is clipped in every photograph: expose one so that its white is not.")
     reflectance = _balanced(seen, clipped, bare)

@@ -87,7 +87,7 @@ def take(photo: Photo, by: Layout | Quad, face: Face, scenes: Scenes, artwork: A
     figures = crop_statistics(photo, sighting.plane, scenes)
     crop = cut_out(photo, sighting.plane, scenes, Frame(MEASURED_PX, _CONTEXT)).sight(scenes)
     said = measure(crop, scenes, artwork, place=False)
-    return Taken(sign, sighting.pose, figures, photo.quality, said and said.blur_px)
+    return Taken(sign, sighting.pose, figures, photo.quality, None if said is None else said.blur_px)
 
 
 def seen_of(sign: Sign, face: Face, *, context: float = _CONTEXT) -> Seen:

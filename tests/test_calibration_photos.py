@@ -180,6 +180,13 @@ def test_photographs_blurred_and_sharpened(
     assert stages.get(Sharpen).amount == pytest.approx(amount, abs=1e-4)
 
 
+def test_of_two_measured_blurs_the_smaller_counts() -> None:
+    """What is a little off its place looks blurred."""
+    shots = [replace(one, blur_px=9.0) for one in taken(4)]
+    stages = fit_photographs(shots, face(), load_world("drive-by"), name="street").components[0]
+    assert stages.get(Defocus).sigma_px == pytest.approx([taken(4)[0].sign.blur_px] * 2, abs=1e-4)
+
+
 @pytest.mark.parametrize(("shift", "rejected"), [(0.0, False), (1.2, True)])
 def test_the_two_samples_are_told_apart_where_they_differ(shift: float, rejected: bool) -> None:
     """20 poses that differ much more from each other than what is tested differs from them."""

@@ -161,8 +161,12 @@ def fit_photographs(taken: Sequence[Taken], face: Face, base: World, *, name: st
 
 
 def _as_cut(one: Taken, seen: Seen) -> Seen:
-    """With the blur that is left where a target sees it, if the face tells: what cuts the photograph sharpens it."""
-    return replace(seen, quality=one.quality, blur_px=seen.blur_px if one.blur_px is None else one.blur_px)
+    """With the blur that is left where a target sees it, if the face tells: what cuts the photograph sharpens it.
+
+    Corners that are a little off, a shadow or a bent sign look like blur in either measurement: the smaller counts.
+    """
+    blur_px = seen.blur_px if one.blur_px is None else min(seen.blur_px, one.blur_px)
+    return replace(seen, quality=one.quality, blur_px=blur_px)
 
 
 def parts(seen: Sequence[Seen], *, smallest: int = _PART) -> list[Int[np.ndarray, " m"]]:

@@ -27,7 +27,7 @@ from physadv.errors import UserError
 from physadv.files import open_image
 from physadv.printing.sheet import make_sheet
 from physadv.scenes.faces import draw_face
-from physadv.transforms.camera import Defocus, Jpeg, Sharpen
+from physadv.transforms.camera import Defocus, Jpeg, Motion, Sharpen
 from physadv.transforms.world import load_world
 from tests.foretold_print import Pair, error, fit_sheeting, foretell, pair, proof
 
@@ -185,6 +185,15 @@ def test_of_two_measured_blurs_the_smaller_counts() -> None:
     shots = [replace(one, blur_px=9.0) for one in taken(4)]
     stages = fit_photographs(shots, face(), load_world("drive-by"), name="street").components[0]
     assert stages.get(Defocus).sigma_px == pytest.approx([taken(4)[0].sign.blur_px] * 2, abs=1e-4)
+
+
+def test_a_face_drawn_otherwise_tells_no_blur() -> None:
+    """Then lens and shutter stay the base's."""
+    shots, base = [replace(one, sign=replace(one.sign, left=0.3)) for one in taken(4)], load_world("drive-by")
+    stages = fit_photographs(shots, face(), base, name="street").components[0]
+    for family in (Defocus, Motion, Sharpen):
+        assert stages.get(family) == base.components[0].get(family)
+    assert fit_photographs(taken(4), face(), base, name="street").components[0].get(Motion) == Motion()
 
 
 @pytest.mark.parametrize(("shift", "rejected"), [(0.0, False), (1.2, True)])

@@ -39,6 +39,7 @@ _SATURATION = np.linspace(0.3, 2, 35)
 FEWEST = 4  # photographs: fewer say nothing of a spread
 _PART = 3  # photographs of a component at least
 _CONTEXT = 0.1  # of the crop in which blur is measured
+_OTHERWISE = 0.08  # of white: what is left of a face beyond noise where its letters are drawn in another way
 _LIMITS: dict[str, Range] = {
     "stops": (-8, 8), "saturation": (0, 3), "veil": (0, 0.5), "blur_px": (-2, 50),
     "shot": (0, 0.1), "read": (0, 0.3), "strength": (0, 0.95), "shade": (0, 1),
@@ -51,7 +52,7 @@ class Seen:
     """One photograph in the world's parameters. tint: what the black body leaves, in stops per channel.
 
     strength: of the gradient. shade: share of light that a shadow takes; 0 without one. quality: of the JPEG; None: it
-    is none.
+    is none. blur_px: None where the face does not tell it.
     """
 
     stops: float
@@ -59,7 +60,7 @@ class Seen:
     tint: Float[np.ndarray, "3"]
     saturation: float
     veil: float
-    blur_px: float
+    blur_px: float | None
     shot: float
     read: float
     strength: float
@@ -163,16 +164,27 @@ def fit_photographs(taken: Sequence[Taken], face: Face, base: World, *, name: st
 def _as_cut(one: Taken, seen: Seen) -> Seen:
     """With the blur that is left where a target sees it, if the face tells: what cuts the photograph sharpens it.
 
-    Corners that are a little off, a shadow or a bent sign look like blur in either measurement: the smaller counts.
+    Corners that are a little off, a shadow or a bent sign look like blur in either measurement: the smaller counts. A
+    face that is not the one drawn looks blurred however sharp it is: it tells none.
     """
-    blur_px = seen.blur_px if one.blur_px is None else min(seen.blur_px, one.blur_px)
-    return replace(seen, quality=one.quality, blur_px=blur_px)
+    full_px = one.sign.blur_px
+    blur_px = full_px if one.blur_px is None else min(full_px, one.blur_px)
+    return replace(seen, quality=one.quality, blur_px=blur_px if _as_drawn(one.sign) else None)
+
+
+def _as_drawn(sign: Sign) -> bool:
+    """Whether the drawn face explains the photograph but for its noise, which is taken at half of white."""
+    white = float((sign.gain + sign.offset) @ _LUMINANCE)
+    noise = (sign.shot * white / 2 + sign.read**2) / max(white, 1e-6) ** 2
+    return sign.left**2 - noise < _OTHERWISE**2
 
 
 def parts(seen: Sequence[Seen], *, smallest: int = _PART) -> list[Int[np.ndarray, " m"]]:
     """Rows of the photographs by component: halved at the median of what spreads most, relative to all of them."""
-    table = np.array([[getattr(one, family) for family in _FAMILIES] for one in seen])
-    table = _ranked(table)
+    table = np.array([[getattr(one, family) for family in _FAMILIES] for one in seen], float)
+    told = np.isfinite(table)
+    mean = np.where(told, table, 0).sum(0) / np.maximum(told.sum(0), 1)
+    table = _ranked(np.where(told, table, mean))
     found, open_ = [], [np.arange(len(seen))]
     while open_:
         rows = open_.pop()
@@ -197,7 +209,6 @@ def component(base: Stages, seen: Sequence[Seen]) -> Stages:
     def ends(family: str) -> Range:
         return span(np.array([getattr(one, family) for one in seen]), _LIMITS[family])
 
-    low, high = ends("blur_px")
     tints = np.stack([one.tint for one in seen])
     shaded = [one.shade for one in seen if one.shade > 0]
     shadow = base.get(Shadow)
@@ -215,13 +226,21 @@ def component(base: Stages, seen: Sequence[Seen]) -> Stages:
         Glare(),
         Balance(stops=round(min(float(np.sqrt(3 * (tints**2).mean())), 2.0), 4), saturation=ends("saturation")),
         Noise(shot=ends("shot"), read=ends("read")),
-        Defocus(sigma_px=(max(low, 0.0), max(high, 0.0))),
-        Motion(),
         Tone(),
-        Sharpen(amount=(round(min(high, 0.0) ** 2, 5), round(min(low, 0.0) ** 2, 5))),
+        *_focus(seen),
         *_files(seen),
     ]
     return replaced(base, measured)
+
+
+def _focus(seen: Sequence[Seen]) -> list[Any]:
+    """Blur, and sharpening below none; where no face tells them, the base's."""
+    told = [one.blur_px for one in seen if one.blur_px is not None]
+    if not told:
+        return []
+    low, high = span(np.array(told), _LIMITS["blur_px"])
+    amount = round(min(high, 0.0) ** 2, 5), round(min(low, 0.0) ** 2, 5)
+    return [Defocus(sigma_px=(max(low, 0.0), max(high, 0.0))), Motion(), Sharpen(amount=amount)]
 
 
 def _files(seen: Sequence[Seen]) -> list[Jpeg]:

@@ -37,7 +37,7 @@ from physadv.handwork import apply_artwork, check_free, contact_sheet, import_ar
 from physadv.report import compare_reports
 from physadv.report.bench import HEAD, peer_rows
 from physadv.report.bench import rows as bench_rows
-from physadv.report.calibrate import error_rows
+from physadv.report.calibrate import error_rows, verdict
 from physadv.report.capture import where
 from physadv.report.detection_plots import precision_rows
 from physadv.report.harden import demo_headline, harden_tables
@@ -172,6 +172,7 @@ def calibrate(options: CalibrateOptions) -> None:
         metrics = run_calibrate(options, command=_command(), console=console)
     head = ("mean CIEDE2000 of what the fit has not seen", "new colours", "new photographs")
     _table(head, error_rows(metrics["errors"]))
+    out.print(verdict(metrics["errors"]))
     for one in metrics["skipped"]:
         out.print(f"note: {one['name']} was left out: {one['reason']}")
     out.print(f"profile.json and report.html are in {options.out}; next: physadv worlds fit --profile {options.out}")

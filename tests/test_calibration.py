@@ -31,9 +31,10 @@ from physadv.calibration import (
     read_chart,
     world_yaml,
 )
-from physadv.calibration.chart import Chart, Reading, strip
+from physadv.calibration.chart import Chart, Reading, check_order, strip
 from physadv.calibration.check import new_photographs
 from physadv.calibration.difference import difference, encoded, linear
+from physadv.calibration.locate import Sheet
 from physadv.calibration.profile import Shot
 from physadv.calibration.sensor import blur_px, noise
 from physadv.calibration.world import fit_ink, kelvin_span, lights_of, printed, span
@@ -43,6 +44,7 @@ from physadv.console import Console
 from physadv.errors import UserError
 from physadv.files import open_image
 from physadv.printing.sheet import make_sheet
+from physadv.report.calibrate import verdict
 from physadv.runs import run_calibrate
 from physadv.transforms.light import Exposure, Veil
 from physadv.transforms.print import Ink
@@ -459,6 +461,50 @@ def test_without_corners_the_command_says_what_to_give(folder: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_what_does_not_show_the_chart_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Another chart, or corners turned by two: one sentence, and nothing written."""
+    other, turned = tmp_path / "other.json", tmp_path / "turned.csv"
+    other.write_text(json.dumps(chart_json(make_chart(96))))
+    lines = (folder / "corners.csv").read_text().splitlines()
+    around = [
+        ",".join([name, *corners[2:], *corners[:2]]) for name, *corners in (line.split(",") for line in lines[1:])
+    ]
+    turned.write_text("\n".join([lines[0], *around]))
+    for chart, corners in ((other, folder / "corners.csv"), (folder / "chart.json", turned)):
+        options = CalibrateOptions(photos=folder / "photos", chart=chart, corners=corners, out=tmp_path / "out")
+        with Console() as console, pytest.raises(UserError, match=r"no photograph of the chart.*the corners are wrong"):
+            run_calibrate(options, command="", console=console)
+        assert not (tmp_path / "out").exists()
+
+
+def test_order_is_told_whatever_printer_and_light() -> None:
+    chart = make_chart(24)
+    for camera in CAMERAS:
+        check_order(chart, read(chart, camera), name="one")
+    grey = linear(chart.srgb) @ np.array([[0.2126], [0.7152], [0.0722]]) * np.ones(3)
+    reading = Reading(grey, grey, np.zeros(24, bool))
+    check_order(chart, reading, name="grey")  # a printer without colours
+    check_order(chart, replace(reading, mean=np.clip(4 * grey, 0, 1)), name="overexposed")
+    with pytest.raises(UserError, match="one: its patches"):
+        check_order(chart, replace(reading, mean=np.full((24, 3), 0.5)), name="one")
+
+
+def test_the_sheet_of_an_artwork_is_not_that_of_the_chart(tmp_path: Path) -> None:
+    chart = make_chart(24)
+    blocks = Image.new("RGBA", (40, 30), (120, 80, 60, 255))
+    make_sheet(blocks, width_mm=150, height_mm=112, folder=tmp_path, title="artwork", artwork_hash="-")
+    with pytest.raises(UserError, match="no sheet of this chart"):
+        Sheet(tmp_path, chart)
+
+
+@pytest.mark.parametrize(
+    ("table", "patches", "said"),
+    [(2.6, 96, "good: 2.6"), (5.0, 96, "fair: 5.0"), (8.0, 96, "poor: 8.0"), (13.0, 24, "photograph the chart of 96")],
+)
+def test_a_profile_is_judged(table: float, patches: int, said: str) -> None:
+    assert said in verdict({"new_colours": {"table": table, "3x3+offset": 6.0, "patches": patches}})
+
+
 def test_tags_of_the_sheet_say_where_the_chart_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chart, sheet, photos = make_chart(24), tmp_path / "sheet", tmp_path / "photos"
     photos.mkdir()
@@ -498,3 +544,12 @@ def test_photographs_of_another_renderer(data: Path, printer: str) -> None:
     assert errors.mean("table") < 2.5
     assert errors.mean("table") < errors.mean("polynomial-3") < errors.mean("3x3+offset") < errors.mean("identity")
     assert errors.mean("identity") > 20
+
+
+@pytest.mark.parametrize("photos", ["stop_clean", "stop_noise_bars"])
+def test_signs_are_no_charts(data: Path, photos: str, tmp_path: Path) -> None:
+    captures = data / "captures"
+    given = {"photos": captures / photos, "chart": captures / "chart96.json", "out": tmp_path / "out"}
+    with Console() as console, pytest.raises(UserError, match="shows another chart or none"):
+        run_calibrate(CalibrateOptions(**given), command="", console=console)
+    assert not (tmp_path / "out").exists()

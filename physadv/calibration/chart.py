@@ -23,6 +23,8 @@ _LAYOUTS = {24: (6, 4, 26.0, 12.0), 96: (12, 8, 13.0, 12.0), 256: (16, 16, 10.0,
 INNER = 0.6  # share of a patch's side that is read: its border is blurred
 _PIXELS_MIN = 9
 _TRIMMED = 0.1  # share of the pixels left out at either end: dust, a bird's shadow
+_ORDERED = 0.6  # rank correlation with the chart: its photographs have 0.83 and more, what is none of it 0.2 at most
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _CLIPPED = 0.02  # share of pixels at an end of the scale from which a patch is not to be trusted
 
 
@@ -178,6 +180,24 @@ def read_chart(
         variances.append(light.var(0, ddof=1))
         clipped.append(((pixels >= 254.5 / 255) | (pixels <= 0.5 / 255)).mean(0).max() > _CLIPPED)
     return Reading(np.array(means), np.array(variances), np.array(clipped))
+
+
+def check_order(chart: Chart, reading: Reading, *, name: str) -> None:
+    """UserError: the patches are not light and dark in the chart's order, whatever the printer, light and camera."""
+    asked, seen = (_ranks((light @ _LUMINANCE).round(6)) for light in (linear(chart.srgb), reading.mean))
+    spread = asked.std() * seen.std()
+    order = 0.0 if spread == 0 else float(((asked - asked.mean()) * (seen - seen.mean())).mean() / spread)
+    if order < _ORDERED:
+        raise UserError(
+            f"{name}: its patches are not light and dark as the chart's (rank correlation {order:.2f}, {_ORDERED} is "
+            "needed): it shows another chart or none, or the corners are wrong; check --chart, --corners and --sheet."
+        )
+
+
+def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """1 to n; equal values share their mean rank."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
 
 
 def _inner(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:

@@ -14,7 +14,7 @@ from physadv.capture.quads import read_quads
 from physadv.capture.tags import find
 from physadv.errors import UserError
 from physadv.files import existing_file
-from physadv.printing import load_sheet
+from physadv.printing import Tile, load_sheet
 
 BESIDE = "photos.jsonl"  # where corners are looked for if nothing is said
 _TAGS_MIN = 2
@@ -28,8 +28,13 @@ class Sheet:
     def __init__(self, folder: Path, chart: Chart) -> None:
         sheet = load_sheet(folder)
         tiles = [tile for page in sheet.pages for tile in page.artwork]
-        if chart.size_mm is None or len(tiles) != 1 or not sheet.pages[0].tags:
-            raise UserError(f"{folder} is no sheet of the whole chart with tags; print it again, or give --corners.")
+        if (
+            chart.size_mm is None
+            or len(tiles) != 1
+            or not sheet.pages[0].tags
+            or not _as_large(tiles[0], chart.size_mm)
+        ):
+            raise UserError(f"{folder} is no sheet of this chart, whole and with tags; print it, or give --corners.")
         shift = np.subtract(tiles[0].place_mm[:2], tiles[0].box_mm[:2])
         self._family = sheet.pages[0].tags[0].family
         self._tags_mm = {tag.id: np.array(tag.corners_mm, dtype=float) + shift for tag in sheet.pages[0].tags}
@@ -44,6 +49,11 @@ class Sheet:
             )
         plane = fit_plane(np.concatenate([self._tags_mm[tag] for tag in seen]), np.concatenate(list(seen.values())))
         return plane.project(self._face_mm)
+
+
+def _as_large(tile: Tile, size_mm: tuple[float, float]) -> bool:
+    left, top, right, bottom = tile.box_mm
+    return bool(np.allclose((right - left, bottom - top), size_mm, atol=1.0))
 
 
 class Table:

@@ -22,6 +22,8 @@ NAMES = dict(
         strict=True,
     )
 )
+GOOD = 4.0  # CIEDE2000 on new colours
+FEW = 48  # patches: below that a polynomial of 20 terms has too little to stand on
 _PATCH_PX, _GAP_PX = 48, 4
 
 
@@ -34,6 +36,7 @@ def write_calibration_report(
     context = {
         "title": f"{metrics['fitted_on']['chart']} · calibrate",
         "headline": headline(metrics),
+        "verdict": verdict(metrics["errors"]),
         "metrics": metrics,
         "rows": error_rows(metrics["errors"]),
         "picture": data_uri(patches(chart, readings[middle].mean, foretold)),
@@ -55,6 +58,21 @@ def headline(metrics: Mapping[str, Any]) -> str:
     return (
         f"{first}; on a new photograph, whose camera comes from {new['strip']} patches, within {new[best]:.1f}. The "
         f"file's own colours miss by {colours['identity']:.0f}."
+    )
+
+
+def verdict(errors: Mapping[str, Any]) -> str:
+    """Whether the profile is worth going on with, in one sentence."""
+    told, plain, patches = (errors["new_colours"][name] for name in (METHODS[-1], METHODS[1], "patches"))
+    figures = f"{told:.1f} CIEDE2000 on colours that the fit has not seen, {plain:.1f} by 3 × 3 + offset"
+    if told <= GOOD:
+        return f"good: {figures}; photographs of a chart usually give 2 to {GOOD:g}."
+    if patches < FEW:
+        return f"poor: {figures}: {patches} patches are too few for a print map; photograph the chart of 96."
+    rank = "fair" if told < plain else "poor"
+    return (
+        f"{rank}: {figures}, where 2 to {GOOD:g} is usual; check that the chart's corners "
+        "are right, and that nothing of it is overexposed or in shadow."
     )
 
 

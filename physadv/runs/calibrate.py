@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from physadv.calibration.chart import Chart, load_chart, read_chart
+from physadv.calibration.chart import Chart, check_order, load_chart, read_chart
 from physadv.calibration.locate import BESIDE, Sheet, Table
 from physadv.calibration.profile import PROFILE, Measured, Profile, calibrate
 from physadv.calibration.sensor import blur_px
@@ -76,6 +76,7 @@ def _read(photo: Photo | Skipped, chart: Chart, where: Sheet | Table) -> Measure
         trusted = int((~reading.clipped).sum())
         if trusted < FEWEST_PATCHES:
             raise UserError(f"all but {trusted} of {len(chart)} patches are clipped; photograph it with less light.")
+        check_order(chart, reading, name=photo.name)
     except UserError as error:
         return Skipped(photo.name, str(error))
     return Measured(photo.name, reading, blur_px(image, chart, corners))

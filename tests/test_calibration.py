@@ -448,6 +448,8 @@ def test_the_command_measures_and_reports(folder: Path, tmp_path: Path) -> None:
     page = (out / "report.html").read_text()
     assert "broken.jpg was left out" in page
     assert "polynomial of degree 3" in page
+    assert "are judged.\nAbout 1 can" in page
+    assert '<div class="wide"><table class="sizes">\n<thead><tr><th scope="col">photograph' in page  # scrolls on a phone
     world = tmp_path / "mine.yaml"
     made = CliRunner().invoke(app, ["worlds", "fit", "--profile", str(out), "--out", str(world)])
     assert made.exit_code == 0, made.output

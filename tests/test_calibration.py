@@ -1,6 +1,7 @@
 """Chart, print map, cameras, profile, and the world that follows from it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -449,11 +450,35 @@ def test_the_command_measures_and_reports(folder: Path, tmp_path: Path) -> None:
     assert "broken.jpg was left out" in page
     assert "polynomial of degree 3" in page
     assert "are judged.\nAbout 1 can" in page
-    assert '<div class="wide"><table class="sizes">\n<thead><tr><th scope="col">photograph' in page  # scrolls on a phone
+    assert (
+        '<div class="wide"><table class="sizes">\n<thead><tr><th scope="col">photograph' in page
+    )  # scrolls on a phone
     world = tmp_path / "mine.yaml"
     made = CliRunner().invoke(app, ["worlds", "fit", "--profile", str(out), "--out", str(world)])
     assert made.exit_code == 0, made.output
     assert load_world(str(world)).name == "mine"
+
+
+def test_notes_name_a_photograph_once_and_no_table(folder: Path, tmp_path: Path) -> None:
+    """The tables lie beside the photographs; one photograph is not in them."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in (folder / "photos" / "0.png", folder / "photos" / "1.png", folder / "chart.json"):
+        shutil.copy(path, photos)
+    (photos / "where.csv").write_text("\n".join((folder / "corners.csv").read_text().splitlines()[:2]))
+    given = [
+        "--chart",
+        str(photos / "chart.json"),
+        "--corners",
+        str(photos / "where.csv"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    result = CliRunner().invoke(app, ["calibrate", str(photos), *given])
+    assert result.exit_code == 0, result.output
+    notes = [line for line in result.output.splitlines() if line.startswith("note:")]
+    assert len(notes) == 1
+    assert notes[0].startswith("note: 1.png was left out: nothing says")
 
 
 def test_without_corners_the_command_says_what_to_give(folder: Path, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def run_calibrate(options: CalibrateOptions, *, command: str, console: Console) 
     if options.photos is None or options.chart is None:
         raise UserError("Give the photographs and the chart: physadv calibrate PHOTOS --chart chart.json.")
     chart = load_chart(options.chart)
-    measured, skipped = _measure(options.photos, chart, _where(options, chart), console)
+    tables = _tables(options)
+    measured, skipped = _measure(options.photos, chart, _where(options, chart), console, tables)
     profile = calibrate(chart, measured, name=options.chart.name)
     out = prepare_folder(options.out, overwrite=options.overwrite)
     metrics = _metrics(profile, skipped) | {"run": _described(options, command)}
@@ -46,8 +47,15 @@ def _where(options: CalibrateOptions, chart: Chart) -> Sheet | Table:
     return Table(options.photos, options.corners) if options.sheet is None else Sheet(options.sheet, chart)
 
 
+def _tables(options: CalibrateOptions) -> set[str]:
+    """Names of files that may lie among the photographs and are none."""
+    assert options.photos is not None
+    given = [path for path in (options.chart, options.corners) if path is not None]
+    return {BESIDE, RUN} | {path.name for path in given if path.resolve().parent == options.photos.resolve()}
+
+
 def _measure(
-    photos: Path, chart: Chart, where: Sheet | Table, console: Console
+    photos: Path, chart: Chart, where: Sheet | Table, console: Console, tables: set[str]
 ) -> tuple[list[Measured], list[dict[str, str]]]:
     """What each photograph shows of the chart, and which files were left out, and why."""
     source = open_source(str(photos), focal_px=None)
@@ -57,11 +65,11 @@ def _measure(
             found = _read(photo, chart, where)
             if isinstance(found, Measured):
                 measured.append(found)
-            elif found.name not in (BESIDE, RUN):
+            elif found.name not in tables:
                 skipped.append({"name": found.name, "reason": found.reason})
             report(1)
     if not measured:
-        first = skipped[0]["reason"] if skipped else "there is no photograph"
+        first = f"{skipped[0]['name']}: {skipped[0]['reason']}" if skipped else "there is no photograph"
         raise UserError(f"Of {photos}, no photograph of the chart could be read: {first}")
     return measured, skipped
 
@@ -78,7 +86,7 @@ def _read(photo: Photo | Skipped, chart: Chart, where: Sheet | Table) -> Measure
             raise UserError(f"all but {trusted} of {len(chart)} patches are clipped; photograph it with less light.")
         check_order(chart, reading, name=photo.name)
     except UserError as error:
-        return Skipped(photo.name, str(error))
+        return Skipped(photo.name, str(error).removeprefix(f"{photo.name}: "))
     return Measured(photo.name, reading, blur_px(image, chart, corners))
 
 

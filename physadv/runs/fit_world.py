@@ -133,7 +133,7 @@ def _taken(path: Path, sign: KnownSign, measured: Callable[..., Taken], console:
                     raise UserError(photo.reason)
                 found.append(measured(*_placed(photo, where)))
             except UserError as error:
-                console.say(f"left out {photo.name}: {error}")
+                console.say(f"left out {photo.name}: {str(error).removeprefix(f'{photo.name}: ')}")
     if not found:
         raise UserError(f"Of {path}, no photograph of the sign could be measured; check what says where it is.")
     return found

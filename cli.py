@@ -34,6 +34,8 @@ from physadv.console import Console
 from physadv.defences import list_defences
 from physadv.errors import UserError
 from physadv.handwork import apply_artwork, check_free, contact_sheet, import_artwork, print_chart, print_sheet
+from physadv.printing import lost_tags
+from physadv.printing.reach import reach_words
 from physadv.report import compare_reports
 from physadv.report.bench import HEAD, peer_rows
 from physadv.report.bench import rows as bench_rows
@@ -332,6 +334,10 @@ def print_(
         sheet = print_sheet(artwork, image, width_mm=width_mm, strip=strip, **how)
     pages = len(sheet.pages)
     out.print(f"{pages} page{'s' * (pages > 1)} of {sheet.paper}; print at 100 % and check the ruler")
+    if loss := lost_tags(sheet):
+        out.print(f"note: {loss}")
+    elif tags_of := sheet.tags or sheet.pages[0].tags:
+        out.print(reach_words(tags_of))
     if sheet.printer:
         share, name = sheet.printer.out_of_gamut, sheet.printer.profile
         out.print(f"{share:.0%} of the artwork is out of the gamut of {name}; {sheet.printer.proof} shows the print")

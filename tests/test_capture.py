@@ -296,6 +296,10 @@ def test_tags_of_a_sheet_lie_beside_the_artwork(tmp_path: Path) -> None:
     make_sheet(two, width_mm=90.0, height_mm=30.0, folder=apart, title="t", artwork_hash="h")
     with pytest.raises(UserError, match="2 pieces"):
         sheet_layout(apart, None)
+    joined = tmp_path / "joined"
+    make_sheet(picture, width_mm=300.0, height_mm=80.0, folder=joined, title="t", artwork_hash="h")
+    with pytest.raises(UserError, match=r"one piece is in 2 tiles.*--tags-at round"):
+        sheet_layout(joined, None)
 
 
 def test_a_layout_is_read_from_a_file(tmp_path: Path) -> None:

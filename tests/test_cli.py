@@ -286,6 +286,10 @@ def test_print_an_artwork_and_a_picture(run: Run):
     ended = run("print --image picture.png --width-mm 50 --out sheet")
     assert ended.code == 0
     assert "1 page of a4" in ended.out
+    assert "20 mm are read up to about 3.0 m" in ended.out
+    tiled = run("print --image picture.png --width-mm 300 --out tiled")
+    assert "note: the one piece is in" in tiled.out
+    assert "are read up to" not in tiled.out
     assert set(files("sheet")) == {"sheet.pdf", "sheet.json"}
 
 

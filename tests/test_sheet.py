@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from physadv.errors import UserError
-from physadv.printing import Sheet, load_sheet, make_sheet
+from physadv.printing import Sheet, load_sheet, lost_tags, make_sheet
 from physadv.printing.paper import QUIET_MODULES, TAG_MODULES, frames, paper_mm
+from physadv.printing.reach import reach_words
 
 pdfium = pytest.importorskip("pypdfium2", reason="rendering the sheet needs pypdfium2 (extra: dev)")
 DPI = 300
@@ -266,6 +267,40 @@ def test_the_words_are_on_every_page(tmp_path):
             f"row 1 of 1, column {number} of 2",
         ):
             assert phrase in words
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "20 mm are read up to about 3.0 m"),
+        (
+            {"paper": "a3"},
+            "28 mm are read up to about 4.2 m (focal length 3000 px: a phone) or 1.3 m (940 px).",
+        ),
+        ({"tags_at": "round"}, "16 mm are read up to about 2.4 m"),
+    ],
+)
+def test_the_reach_of_the_tags_is_on_the_page(tmp_path, options, words):
+    sheet = sheet_of(square(), 80.0, 80.0, tmp_path, **options)
+    with pdfium.PdfDocument(str(tmp_path / "sheet.pdf")) as document:
+        shown = document[0].get_textpage().get_text_bounded()
+    assert words in reach_words(sheet.tags or sheet.pages[0].tags)
+    assert reach_words(sheet.tags or sheet.pages[0].tags) in shown
+
+
+def test_what_loses_its_tags_is_told_with_the_way_out(tmp_path):
+    """One piece in two tiles, two pieces; whole, with tags round it, or without any there is nothing to lose."""
+    tiled = lost_tags(sheet_of(square(), 300.0, 100.0, tmp_path / "tiled"))
+    assert tiled is not None
+    assert "one piece is in 2 tiles" in tiled
+    assert "--tags-at round" in tiled
+    pieces = lost_tags(sheet_of(two_bars(), 100.0, 100.0, tmp_path / "pieces"))
+    assert pieces is not None
+    assert pieces.startswith("2 pieces")
+    assert "--tags-at" not in pieces
+    assert lost_tags(sheet_of(square(), 80.0, 80.0, tmp_path / "whole")) is None
+    assert lost_tags(sheet_of(square(), 300.0, 100.0, tmp_path / "round", tags_at="round")) is None
+    assert lost_tags(sheet_of(square(), 300.0, 100.0, tmp_path / "none", tags="none")) is None
 
 
 def test_the_thumbnail_shows_the_face(tmp_path):

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from physadv.capture.tags import FAMILIES
 from physadv.errors import UserError
 from physadv.files import existing_file, png_bytes, sha256
-from physadv.printing import load_sheet
+from physadv.printing import load_sheet, lost_tags
 from physadv.printing.sheet import JSON
 from physadv.threats import Artwork
 
 ART = "art.png"
+WITHOUT = "it was printed without; print it with tags, or give --tags or --quads."
 QUIET = 0.25  # of a tag's side: two modules of eight
 
 
@@ -55,15 +56,12 @@ def read_layout(path: Path) -> Layout:
 def sheet_layout(folder: Path, artwork: Artwork | None) -> Layout:
     """The tags of a sheet that hangs on the sign whole, or of a piece that bears them itself, its artwork in place.
 
-    UserError: the sheet has no tags, its pieces are cut out and lose them, or nothing says where the artwork is.
+    UserError: the sheet has no tags, its pieces or tiles lose them, or nothing says where the artwork is.
     """
     sheet = load_sheet(folder)
     tiles = [tile for page in sheet.pages for tile in page.artwork]
     if len(tiles) != 1 and not sheet.tags:
-        raise UserError(
-            f"The sheet in {folder} is cut into {len(tiles)} pieces, which lose its tags: put tags round the sign and "
-            "give --tags, or give --quads."
-        )
+        raise UserError(f"The sheet in {folder} gives no tags to measure by: {lost_tags(sheet) or WITHOUT}")
     if sheet.origin == "artwork" and artwork is None:
         raise UserError(f"The sheet in {folder} does not say where it is on the sign: add --artwork.")
     shift = np.zeros(2) if sheet.tags else np.subtract(tiles[0].place_mm[:2], tiles[0].box_mm[:2])

@@ -51,7 +51,7 @@ class Booklet:
 
     title: str
     origin: str
-    advice: str
+    advice: tuple[str, ...]
     remark: str
     note: str
     frame: Frame
@@ -97,7 +97,7 @@ def _draw_heading(pdf: FPDF, booklet: Booklet, number: int) -> None:
     placed = f"x and y from the {booklet.origin}'s top-left"
     pages = f"Page {number} of {len(booklet.pages)} · {count} piece{'s' * (count > 1)} at true size, in mm, {placed}"
     text(pdf, pages, left, top + 8.6, 7.5, width=width)
-    for i, line in enumerate(JOIN if tiled else (booklet.advice,)):
+    for i, line in enumerate(JOIN if tiled else booklet.advice):
         text(pdf, line, left, top + 12.0 + 3.0 * i, 7.5, width=width)
     text(pdf, booklet.remark, left, top + 18.0, 5.5, colour=GREY, width=width)
 

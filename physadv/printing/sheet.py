@@ -31,12 +31,14 @@ from physadv.printing.paper import (
     lay_out,
 )
 from physadv.printing.parts import OPAQUE, Part, on_white, parts_of, with_tags
+from physadv.printing.reach import reach_words
 from physadv.printing.template import draw_template
 
 VERSION = 1
 PDF, JSON, PROOF, TEMPLATE = "sheet.pdf", "sheet.json", "proof.png", "template.pdf"
 NOTE = "Test artefact for robustness evaluation. Not for public roads."
 TAGS, TAGS_AT = (*FAMILIES, "none"), ("page", "round", "beside")
+_ROUND_SIGN = "put tags round the sign (capture --tags FILE), or mark its corners (--quads FILE.csv)"
 CUT = "Cut along the thin line."
 HANG = "Hang the sheet whole, with its tags, to measure by them; or cut along the thin line."
 
@@ -153,6 +155,19 @@ def load_sheet(folder: Path) -> Sheet:
     return sheet
 
 
+def lost_tags(sheet: Sheet) -> str | None:
+    """Why a sheet's tags cannot measure what is hung, and the way out; None where they can, or there are none."""
+    tiles, pieces = sum(len(page.artwork) for page in sheet.pages), len(sheet.pieces)
+    if sheet.tags or tiles == 1 or not sheet.pages[0].tags:
+        return None
+    if pieces > 1:
+        return f"{pieces} pieces are cut out and lose the page's tags; {_ROUND_SIGN}."
+    return (
+        f"the one piece is in {tiles} tiles, which lose the page's tags when they are joined; print it with --tags-at "
+        f"round, which puts tags on the piece, or {_ROUND_SIGN}."
+    )
+
+
 def _check(width_mm: float, height_mm: float, dpi: int, place_mm: Box) -> None:
     if not all(math.isfinite(side) and side > 0 for side in (width_mm, height_mm)):
         raise UserError(f"An artwork of {width_mm:g} x {height_mm:g} mm cannot be printed: give positive sizes.")
@@ -230,12 +245,12 @@ def _proof(picture: Image.Image, inks: Inks) -> Image.Image:
 
 def _draw(sheet: Sheet, frame: Frame, parts: list[Part], inks: Inks | None, shown: Overview) -> bytes:
     colouring = inks.convert if inks else plain
-    whole = len(parts) == 1 and len(sheet.pages) == 1 and frame.tags
+    whole = len(parts) == 1 and len(sheet.pages) == 1 and bool(frame.tags)
     colours = f"{inks.name}, {inks.intent}: print without colour management · " if inks else ""
     booklet = Booklet(
         title=sheet.title,
         origin=sheet.origin,
-        advice=HANG if whole else CUT,
+        advice=_advice(sheet, hung=whole),
         remark=f"{colours}Artwork {sheet.artwork_hash}",
         note=sheet.note,
         frame=frame,
@@ -246,6 +261,12 @@ def _draw(sheet: Sheet, frame: Frame, parts: list[Part], inks: Inks | None, show
     return render(
         booklet, lambda pdf, tile: draw_artwork(pdf, tile, parts[tile.piece - 1], sheet.dpi, colouring), colouring
     )
+
+
+def _advice(sheet: Sheet, *, hung: bool) -> tuple[str, ...]:
+    """What to do with the sheet, and how far its tags reach where they stay with it."""
+    tags = sheet.pages[0].tags if hung else sheet.tags
+    return (HANG if hung else CUT, *([reach_words(tags)] if tags else []))
 
 
 def _template(sheet: Sheet, parts: list[Part], face_mm: Size, face_image: Image.Image) -> bytes:

@@ -36,7 +36,7 @@ def draw_template(
     frame, pieces, pages = min(layouts, key=lambda layout: len(layout[2]))
     shown = Overview((0.0, 0.0, *face_mm), face_image, tuple(parts))
     heading = f"Where it goes: {title}"
-    booklet = Booklet(heading, "sign", ADVICE, remark, note, frame, pieces, pages, shown)
+    booklet = Booklet(heading, "sign", (ADVICE,), remark, note, frame, pieces, pages, shown)
     return render(booklet, lambda pdf, tile: _draw_plan(pdf, tile, face, parts), plain)
 
 

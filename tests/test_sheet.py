@@ -323,6 +323,14 @@ def test_json_reads_back_as_it_was_made(tmp_path):
     assert (sheet.version, sheet.artwork_hash) == (1, "sha256:0123")
 
 
+@pytest.mark.parametrize("name", ["sheet.json", "sheet.pdf"])
+def test_the_files_of_a_sheet_stand_for_its_folder(tmp_path, name):
+    sheet = sheet_of(square(), 80.0, 80.0, tmp_path)
+    assert load_sheet(tmp_path / name) == sheet
+    with pytest.raises(UserError, match=r"no sheet.json in .*empty: give the folder"):
+        load_sheet(tmp_path / "empty" / name)
+
+
 def test_a_sheet_of_an_earlier_physadv_is_read(tmp_path):
     sheet = sheet_of(square(), 80.0, 80.0, tmp_path)
     content = json.loads((tmp_path / "sheet.json").read_text())

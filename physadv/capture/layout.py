@@ -12,7 +12,6 @@ from physadv.capture.tags import FAMILIES
 from physadv.errors import UserError
 from physadv.files import existing_file, png_bytes, sha256
 from physadv.printing import load_sheet, lost_tags
-from physadv.printing.sheet import JSON
 from physadv.threats import Artwork
 
 ART = "art.png"
@@ -70,7 +69,7 @@ def sheet_layout(folder: Path, artwork: Artwork | None) -> Layout:
     tags: Any = sheet.tags or sheet.pages[0].tags
     found = {tag.id: np.array(tag.corners_mm, dtype=float) + shift for tag in tags}
     paper = _paper(found) if sheet.tags else (*shift, *(shift + sheet.pages[0].size_mm))
-    return _checked(Layout(tags[0].family if tags else "", found, tuple(map(float, paper))), folder / JSON)
+    return _checked(Layout(tags[0].family if tags else "", found, tuple(map(float, paper))), folder)
 
 
 def check_sheet(folder: Path, work: Path, artwork: Artwork) -> None:

@@ -138,14 +138,15 @@ def make_sheet(
 
 
 def load_sheet(folder: Path) -> Sheet:
-    """Reads `sheet.json` back.
+    """Reads `sheet.json` back, from the folder that holds it, or by its own path or that of the PDF beside it.
 
     Raises:
         UserError: it is missing, or not a sheet of this version.
     """
+    folder = folder.parent if folder.name in (JSON, PDF) and not folder.is_dir() else folder
     path = folder / JSON
     if not path.is_file():
-        raise UserError(f"There is no {JSON} in {folder}: make one with `physadv print`.")
+        raise UserError(f"There is no {JSON} in {folder}: give the folder that `physadv print` wrote to.")
     try:
         sheet = _ADAPTER.validate_json(path.read_bytes())
     except ValidationError as error:

@@ -428,10 +428,11 @@ def fit_world(
     artwork: Annotated[Path | None, typer.Option(help="Folder of the artwork that is on it.")] = None,
     tags: Annotated[Path | None, typer.Option(help="YAML or JSON of tags round the sign.")] = None,
     quads: Annotated[Path | None, typer.Option(help="CSV or JSONL of the face's corners in px.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Folder of sheet.json, hung whole; needs --artwork.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Make a world of a measured printer (--profile), of photographs of a sign (--photos), or of both."""
-    sign = KnownSign(face, label, face_mm, artwork, tags, quads)
+    sign = KnownSign(face, label, face_mm, artwork, tags, quads, sheet)
     with Console() as console:
         fit = run_fit_world(profile, output, base=base, overwrite=overwrite, photos=photos, sign=sign, console=console)
     if fit.ink is not None:
@@ -440,6 +441,7 @@ def fit_world(
     if fit.halves is not None:
         rows = [(name, f"{one.p:.3f}", *(f"{p:.3f}" for p in one.ks.values())) for name, one in fit.halves.rows()]
         _table(("half of the photographs judges; p of", "all together", *STATISTICS), rows)
+        out.print(fit.halves.words())
     out.print(f"wrote {output} ({fit.world.hash}); attack in it with --world {output}")
 
 

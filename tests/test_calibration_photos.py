@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from physadv.calibration import Face, calibrate, fit_camera, load_chart, make_chart, read_chart, read_sign, world_yaml
 from physadv.calibration.chart import Chart, Reading
 from physadv.calibration.check import new_photographs
-from physadv.calibration.compare import judge_world
+from physadv.calibration.compare import Verdict, judge_world
 from physadv.calibration.difference import difference, encoded, linear
 from physadv.calibration.fit import PrintMap
 from physadv.calibration.photographed import Seen, Taken, fit_photographs, parts, seen_of
@@ -26,6 +26,7 @@ from physadv.cli import app
 from physadv.errors import UserError
 from physadv.files import open_image
 from physadv.printing.sheet import make_sheet
+from physadv.runs.fit_world import Halves
 from physadv.scenes.faces import draw_face
 from physadv.transforms.camera import Defocus, Jpeg, Motion, Sharpen
 from physadv.transforms.world import load_world
@@ -232,9 +233,24 @@ def test_the_command_fits_a_world_to_photographs(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "left out broken.jpg" in made.output
     assert "fitted to the other half" in made.output
+    assert "rejected at 5 %: " in made.output
     stops = [component.light[0].stops for component in load_world(str(out)).components]
     assert min(low for low, _ in stops) < -1.5
     assert max(high for _, high in stops) > -0.6
+
+
+@pytest.mark.parametrize(
+    ("p", "sharpness", "said"),
+    [
+        (0.6, 0.5, "not rejected at 5 %: "),
+        (0.6, 0.03, "not rejected at 5 %: "),  # one of three
+        (0.01, 0.5, "rejected at 5 %: views of the fitted world can still be told from photographs, by all statistics"),
+        (0.6, 0.01, "rejected at 5 %: views of the fitted world can still be told from photographs, by sharpness"),
+    ],
+)
+def test_the_judgement_of_a_world_is_said(p: float, sharpness: float, said: str) -> None:
+    after = Verdict(p, {"mean": 0.4, "contrast": 0.3, "sharpness": sharpness})
+    assert Halves("drive-by", after, after).words().startswith(said)
 
 
 @pytest.mark.parametrize(("given", "fault"), [([], "Fit to what"), (["--photos", "."], "Where is the sign")])

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 from physadv.calibration import fit_print_map, make_chart
 from physadv.calibration.strip import Strip
@@ -17,6 +19,7 @@ from physadv.capture.measure import typical_ink
 from physadv.capture.photos import Photo
 from physadv.capture.swap import Found
 from physadv.capture.table import Row
+from physadv.cli import app
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
@@ -24,6 +27,7 @@ from physadv.files import to_pil
 from physadv.handwork import print_sheet
 from physadv.objectives import Goal, Margin
 from physadv.runs.capture import run_capture
+from physadv.runs.fit_world import FACE_PX, KnownSign, dressed
 from physadv.scenes import Scenes, load_scenes
 from physadv.targets import Classifier, load_target
 from physadv.threats import Artwork
@@ -175,6 +179,40 @@ def inside(case: Case, artwork: Artwork, size_px: int) -> torch.Tensor:
     centre = (middle / SIGN_MM + 0.1) / 1.2 * size_px
     place = torch.arange(size_px) + 0.5
     return ((place - centre[1]).abs() < half)[:, None] & ((place - centre[0]).abs() < half * 0.8)[None]
+
+
+def test_the_paper_hides_the_face_that_a_world_is_fitted_to(hung: tuple[Path, Artwork, Layout], scenes: Scenes) -> None:
+    folder, artwork, layout = hung
+    shown = dressed(KnownSign(face_mm=SIGN_MM, artwork=folder, sheet=folder), artwork, scenes)
+    left, top, right, bottom = (np.array(layout.paper_mm) / SIGN_MM * FACE_PX).round().astype(int)
+    assert not shown.face.bare[top + 2 : bottom - 2, left + 2 : right - 2].any()
+    outside = np.ones_like(shown.face.bare, bool)
+    outside[top - 3 : bottom + 3, left - 3 : right + 3] = False
+    assert shown.face.bare[outside].all()
+    assert shown.worn is not None
+    torch.testing.assert_close(shown.worn.rgb, on_paper(artwork, layout).rgb)
+    for sign, fault in (
+        (KnownSign(sheet=folder), "Which artwork is on the sheet"),
+        (KnownSign(sheet=folder, artwork=folder, quads=folder), "give one of them"),
+    ):
+        with pytest.raises(UserError, match=fault):
+            dressed(sign, artwork if sign.artwork else None, scenes)
+
+
+def test_a_world_is_fitted_to_photographs_of_the_whole_sheet(
+    hung: tuple[Path, Artwork, Layout], scenes: Scenes, tmp_path: Path
+) -> None:
+    folder, _, layout = hung
+    photos, out = tmp_path / "photos", tmp_path / "street.yaml"
+    photos.mkdir()
+    for number in range(4):
+        photo = taken(folder, scenes, layout, number, distance_m=0.9)
+        Image.fromarray(photo.pixels).save(photos / f"{number}.png")
+    given = ["--photos", str(photos), "--artwork", str(folder), "--sheet", str(folder), "--face-mm", str(SIGN_MM)]
+    made = CliRunner().invoke(app, ["worlds", "fit", *given, "--out", str(out)])
+    assert made.exit_code == 0, made.output
+    assert "left out" not in made.output
+    assert load_world(str(out)).name == "street"
 
 
 def test_a_profile_needs_a_sheet(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from physadv.calibration.locate import BESIDE
 from physadv.calibration.photographed import FEWEST, Taken, fit_photographs, take
 from physadv.calibration.profile import load_profile
 from physadv.calibration.world import InkFit, fit_world, world_yaml
-from physadv.capture.layout import Layout, read_layout
+from physadv.capture.hung import on_paper
+from physadv.capture.layout import Layout, check_sheet, read_layout, sheet_layout
 from physadv.capture.photos import Photo, open_source
 from physadv.capture.quads import Quad, read_quads
 from physadv.console import Console
@@ -43,6 +44,7 @@ class KnownSign:
     artwork: Path | None = None
     tags: Path | None = None
     quads: Path | None = None
+    sheet: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,23 @@ class Halves:
 
     def rows(self) -> list[tuple[str, Verdict]]:
         return [(self.base, self.before), ("fitted to the other half", self.after)]
+
+    def words(self) -> str:
+        """What the table says of the fitted world. Each statistic alone counts at 5 % / 3."""
+        alone = [name for name, p in self.after.ks.items() if p < 0.05 / len(self.after.ks)]
+        if not self.after.rejected and not alone:
+            return "not rejected at 5 %: these photographs cannot be told from views of the world fitted to the others"
+        by = " and ".join(alone) or "all statistics together"
+        return f"rejected at 5 %: views of the fitted world can still be told from photographs, by {by}"
+
+
+@dataclass(frozen=True)
+class Dressed:
+    """The sign as it is in the photographs: its face, what hides it, and the tags that say where it is."""
+
+    face: Face
+    worn: Artwork | None
+    layout: Layout | None
 
 
 @dataclass(frozen=True)
@@ -97,17 +116,32 @@ def _fit_photos(
     artwork = load_artwork(sign.artwork) if sign.artwork else None
     if artwork is not None:
         check_on_face(artwork, scenes.faces.size_mm)
-    face = face_of(sign, artwork, scenes)
-    measured = partial(take, face=face, scenes=scenes, artwork=artwork)
-    taken = [one for folder in photos for one in _taken(folder, sign, measured, console)]
-    how: dict[str, Any] = {"face": face, "base": world, "name": name}
+    shown = dressed(sign, artwork, scenes)
+    measured = partial(take, face=shown.face, scenes=scenes, artwork=shown.worn)
+    taken = [one for folder in photos for one in _taken(folder, sign, shown.layout, measured, console)]
+    how: dict[str, Any] = {"face": shown.face, "base": world, "name": name}
     halves = None
     if len(taken) >= 2 * FEWEST:
         order = np.random.default_rng(0).permutation(len(taken))
         fitting, judging = ([taken[i] for i in half] for half in np.array_split(order, 2))
         worlds = base, fit_photographs(fitting, **how)
-        halves = Halves(base.name, *(_judged(one, judging, scenes, artwork) for one in worlds))
+        halves = Halves(base.name, *(_judged(one, judging, scenes, shown.worn) for one in worlds))
     return fit_photographs(taken, **how), halves
+
+
+def dressed(sign: KnownSign, artwork: Artwork | None, scenes: Scenes) -> Dressed:
+    """With the white of its sheet round the artwork, where that hangs whole. UserError: more than one says where."""
+    if len([one for one in (sign.tags, sign.quads, sign.sheet) if one]) > 1:
+        raise UserError("--sheet, --tags and --quads each say where the sign is: give one of them.")
+    if sign.sheet is None:
+        layout = read_layout(sign.tags) if sign.tags else None
+        return Dressed(face_of(sign, artwork, scenes), artwork, layout)
+    if artwork is None or sign.artwork is None:
+        raise UserError("Which artwork is on the sheet? Give its folder as --artwork, too.")
+    check_sheet(sign.sheet, sign.artwork, artwork)
+    layout = sheet_layout(sign.sheet, artwork)
+    worn = on_paper(artwork, layout)
+    return Dressed(face_of(sign, worn, scenes), worn, layout)
 
 
 def _judged(world: World, taken: Sequence[Taken], scenes: Scenes, artwork: Artwork | None) -> Verdict:
@@ -115,12 +149,14 @@ def _judged(world: World, taken: Sequence[Taken], scenes: Scenes, artwork: Artwo
     return judge_world(np.stack([one.figures for one in taken]), made, seed=0)
 
 
-def _taken(path: Path, sign: KnownSign, measured: Callable[..., Taken], console: Console) -> list[Taken]:
+def _taken(
+    path: Path, sign: KnownSign, layout: Layout | None, measured: Callable[..., Taken], console: Console
+) -> list[Taken]:
     """The photographs of a folder in which the sign is found; of the others it says why not.
 
     UserError: nothing says where the sign is, or no photograph can be used.
     """
-    folder, where = _where(path, sign)
+    folder, where = _where(path, sign, layout)
     source = open_source(str(folder), focal_px=None)
     found: list[Taken] = []
     with console.counting("measure", len(source)) as report:
@@ -147,17 +183,17 @@ def _placed(photo: Photo, where: Layout | dict[str, Quad]) -> tuple[Photo, Layou
     return replace(photo, focal_px=focal_px), quad
 
 
-def _where(path: Path, sign: KnownSign) -> tuple[Path, Layout | dict[str, Quad]]:
+def _where(path: Path, sign: KnownSign, layout: Layout | None) -> tuple[Path, Layout | dict[str, Quad]]:
     """The folder of the photographs, and what says where the sign is in them."""
-    if sign.tags and sign.quads:
-        raise UserError("Both --tags and --quads say where the sign is; give one of them.")
     if path.suffix.lower() == ".jsonl":
         return path.parent, read_quads(path)
-    if sign.tags:
-        return path, read_layout(sign.tags)
+    if layout is not None:
+        return path, layout
     table = sign.quads or (path if path.is_dir() else path.parent) / BESIDE
     if not table.is_file():
-        raise UserError(f"Where is the sign in {path}? Give --tags or --quads, or put {BESIDE} beside the photographs.")
+        raise UserError(
+            f"Where is the sign in {path}? Give --sheet, --tags or --quads, or put {BESIDE} beside the photos."
+        )
     return path, read_quads(table)
 
 

@@ -32,13 +32,14 @@ from physadv.calibration import (
     read_chart,
     world_yaml,
 )
-from physadv.calibration.chart import Chart, Reading, check_order, strip
+from physadv.calibration.chart import Chart, Reading, check_order, homography, order_of, project, strip
 from physadv.calibration.check import new_photographs
 from physadv.calibration.difference import difference, encoded, linear
 from physadv.calibration.locate import Sheet
 from physadv.calibration.profile import Shot
 from physadv.calibration.sensor import blur_px, noise
 from physadv.calibration.world import fit_ink, kelvin_span, lights_of, printed, span
+from physadv.capture.quads import read_quads
 from physadv.cli import app
 from physadv.config import CalibrateOptions
 from physadv.console import Console
@@ -571,6 +572,35 @@ def test_photographs_of_another_renderer(data: Path, printer: str) -> None:
     assert errors.mean("table") < 2.5
     assert errors.mean("table") < errors.mean("polynomial-3") < errors.mean("3x3+offset") < errors.mean("identity")
     assert errors.mean("identity") > 20
+
+
+@pytest.mark.parametrize(
+    ("folders", "chart", "moved", "low", "high"),
+    [
+        (("chart_p2", "chart_p3"), "chart96", np.eye(3), 0.8, 1.0),
+        (("chart_p2",), "chart96", [[1, 0, 0.018], [0, 1, 0], [0, 0, 1]], 0.9, 1.0),  # a quarter of a patch
+        (("chart_p2",), "chart96", [[1, 0, 0.036], [0, 1, 0], [0, 0, 1]], 0.45, 0.8),  # half of one
+        (("chart_p2",), "chart96", [[0.9, 0, 0.05], [0, 0.9, 0.05], [0, 0, 1]], 0.6, 0.85),  # 10 % too far in
+        (("chart_p2",), "chart96", [[1, 0, 0.072], [0, 1, 0], [0, 0, 1]], -0.3, 0.3),  # a patch
+        (("chart_p2",), "chart96", [[-1, 0, 1], [0, -1, 1], [0, 0, 1]], -0.3, 0.3),  # turned
+        (("chart_p2",), "chart96", [[-1, 0, 1], [0, 1, 0], [0, 0, 1]], -0.3, 0.3),  # mirrored
+        (("chart_p2",), "another", np.eye(3), -0.3, 0.3),
+        (("stop_clean", "stop_noise_bars"), "chart96", np.eye(3), -0.3, 0.3),
+    ],
+)
+def test_the_order_of_patches_tells_the_chart(
+    data: Path, folders: tuple[str, ...], chart: str, moved: list[list[float]], low: float, high: float
+) -> None:
+    captures = data / "captures"
+    patches = make_chart(96) if chart == "another" else load_chart(captures / "chart96.json")
+    square, found = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]), []
+    for folder in folders:
+        for name, quad in list(read_quads(captures / folder / "photos.jsonl").items())[:12]:
+            corners = project(homography(quad.corners_px) @ np.array(moved, float), square)
+            pixels = np.asarray(open_image(captures / folder / name)) / 255
+            found.append(order_of(patches, read_chart(pixels, patches, corners, name=name)))
+    print(folders, chart, f"{min(found):.2f} to {max(found):.2f}")
+    assert low < min(found) <= max(found) < high
 
 
 @pytest.mark.parametrize("photos", ["stop_clean", "stop_noise_bars"])

@@ -184,14 +184,18 @@ def read_chart(
 
 def check_order(chart: Chart, reading: Reading, *, name: str) -> None:
     """UserError: the patches are not light and dark in the chart's order, whatever the printer, light and camera."""
-    asked, seen = (_ranks((light @ _LUMINANCE).round(6)) for light in (linear(chart.srgb), reading.mean))
-    spread = asked.std() * seen.std()
-    order = 0.0 if spread == 0 else float(((asked - asked.mean()) * (seen - seen.mean())).mean() / spread)
-    if order < _ORDERED:
+    if (order := order_of(chart, reading)) < _ORDERED:
         raise UserError(
             f"{name}: its patches are not light and dark as the chart's (rank correlation {order:.2f}, {_ORDERED} is "
             "needed): it shows another chart or none, or the corners are wrong; check --chart, --corners and --sheet."
         )
+
+
+def order_of(chart: Chart, reading: Reading) -> float:
+    """Spearman's rank correlation of the patches' luminances, asked for and seen; 0 where all look alike."""
+    asked, seen = (_ranks((light @ _LUMINANCE).round(6)) for light in (linear(chart.srgb), reading.mean))
+    spread = asked.std() * seen.std()
+    return 0.0 if spread == 0 else float(((asked - asked.mean()) * (seen - seen.mean())).mean() / spread)
 
 
 def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -203,6 +203,7 @@ def test_a_chart_file_is_read_back(tmp_path: Path) -> None:
     "spoil",
     [
         lambda content: content.pop("patches"),
+        lambda content: content["patches"][0].update(rgb=[0.5, 1.0, 0.25]),
         lambda content: content["patches"][0].pop("rgb"),
         lambda content: content["patches"][0].update(rgb=[300, 0, 0]),
         lambda content: content["patches"][0].update(box_uv=[0.5, 0.5, 0.4, 0.6]),

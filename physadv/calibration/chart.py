@@ -133,15 +133,19 @@ def load_chart(path: str | Path) -> Chart:
     """
     content = read_json(path)
     try:
-        rgb = np.array([patch["rgb"] for patch in content["patches"]], dtype=int).reshape(-1, 3)
+        asked = np.array([patch["rgb"] for patch in content["patches"]], dtype=float).reshape(-1, 3)
         boxes = np.array([patch["box_uv"] for patch in content["patches"]], dtype=float).reshape(-1, 4)
         size = content.get("size_mm")
         size_mm = (float(size[0]), float(size[1])) if size else None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no chart: every patch needs rgb and box_uv; see docs/calibration.md.") from error
-    inside = (rgb >= 0).all() and (rgb <= 255).all() and (boxes >= 0).all() and (boxes <= 1).all()
-    if len(rgb) < 16 or len(rgb) != len(boxes) or not inside or not (boxes[:, :2] < boxes[:, 2:]).all():
-        raise UserError(f"{path} is no chart: it needs 16 patches or more, rgb in 0..255 and box_uv in 0..1.")
+    rgb = np.nan_to_num(asked, nan=-1).astype(int)
+    coloured = bool(((rgb == asked) & (rgb >= 0) & (rgb <= 255)).all())
+    boxed = bool((boxes >= 0).all() and (boxes <= 1).all() and (boxes[:, :2] < boxes[:, 2:]).all())
+    if len(rgb) < 16 or len(rgb) != len(boxes) or not (coloured and boxed):
+        raise UserError(
+            f"{path} is no chart: it needs 16 patches or more, rgb of whole numbers in 0..255 and box_uv in 0..1."
+        )
     return Chart(rgb, boxes, size_mm)
 
 

@@ -1,7 +1,5 @@
 """Where the chart is in a photograph: by the tags of its sheet, or by a table of corners."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,10 @@ from physadv.capture.pose import fit_plane
 from physadv.capture.quads import read_quads
 from physadv.capture.tags import find
 from physadv.errors import UserError
-from physadv.files import existing_file
 from physadv.printing import Tile, load_sheet
 
 BESIDE = "photos.jsonl"  # where corners are looked for if nothing is said
 _TAGS_MIN = 2
-
-Corners = dict[str, Float[np.ndarray, "4 2"]]
 
 
 class Sheet:
@@ -66,24 +61,10 @@ class Table:
                 f"Where is the chart? Give the folder of its sheet as --sheet, or its corners as --corners FILE.csv; "
                 f"without either, {BESIDE} must lie beside the photographs."
             )
-        lined = path.suffix.lower() == ".jsonl"
-        self._corners: Corners = (
-            dict(_lines(path)) if lined else {name: quad.corners_px for name, quad in read_quads(path).items()}
-        )
+        self._corners = {name: quad.corners_px for name, quad in read_quads(path).items()}
 
     def corners_px(self, photo: Photo) -> Float[np.ndarray, "4 2"]:
         """As of a `Sheet`. UserError: the photograph is not in the table."""
         if photo.name not in self._corners:
             raise UserError(f"{photo.name}: nothing says where the chart is in it; add it to the table of corners.")
         return self._corners[photo.name]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Float[np.ndarray, "4 2"]]]:
-    for number, line in enumerate(existing_file(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            corners = np.array(row["corners"], float).reshape(4, 2)
-            name = str(row["file"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}, line {number}: it needs file and four corners [x, y]; mend that line.") from error
-        yield name, corners + 0.5  # there, as in OpenCV, pixel centres lie at integers

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from physadv import __version__
 from physadv.calibration.compare import STATISTICS
+from physadv.capture.figures import FEW
 from physadv.config import (
     ARGUMENT,
     AttackOptions,
@@ -221,9 +222,18 @@ def capture(options: CaptureOptions) -> None:
     with Console() as console:
         metrics = run_capture(options, command=_command(), console=console)
     rows: list[tuple[str, ...]] = [("all", _percent(metrics["observed"]), _percent(metrics["predicted"]))]
-    rows += [(where(one), _percent(one["observed"]), _percent(one["predicted"])) for one in metrics["cells"]]
+    rows += [
+        (where(one), _percent(one["observed"]), _percent(one["predicted"]))
+        for one in metrics["cells"]
+        if one["observed"]["n"] >= FEW
+    ]
+    if metrics["predicted_grey"]:
+        rows += [("a grey artwork of the same shape", "", _percent(metrics["predicted_grey"]))]
     _table(("photographs", "goal reached, observed [95 %]", "predicted [95 %]"), rows)
     judged, skipped = metrics["photographs"].values()
+    if not judged:
+        first = "".join(f"; {one['file']}: {one['reason']}" for one in metrics["skipped"][:1])
+        raise UserError(f"No photograph of {skipped} could be judged{first} All reasons are in {options.out}.")
     for number, sentence in enumerate(metrics["advice"], 1):
         out.print(f"{number}. {sentence}", highlight=False, markup=False)
     out.print(f"{judged} judged, {skipped} not; captures.csv, metrics.json and report.html are in {options.out}")

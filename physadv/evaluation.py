@@ -140,13 +140,14 @@ def _wearing(held_out: HeldOut) -> HeldOut:
 def _judge(held_out: HeldOut, objective: Objective, artwork: Artwork | None, *, controls: bool) -> Verdict:
     worn: dict[str, Artwork] = {} if artwork is None else {"artwork": artwork}
     if artwork is not None and controls:
-        worn |= {name: _plain(artwork, value) for name, value in PLAIN.items()}
+        worn |= {name: plain(artwork, value) for name, value in PLAIN.items()}
         worn |= {"random": _random(artwork, held_out)}
     clean, *attacked = held_out.answers(None, *worn.values())
     return Verdict(held_out, objective, clean, dict(zip(worn, attacked, strict=True)))
 
 
-def _plain(artwork: Artwork, value: float) -> Artwork:
+def plain(artwork: Artwork, value: float) -> Artwork:
+    """The same shape in one colour: sRGB in [0, 1]."""
     return replace(artwork, rgb=torch.full_like(artwork.rgb, value))
 
 

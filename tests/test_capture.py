@@ -369,6 +369,8 @@ def test_an_artwork_changes_what_is_foretold(shots: dict[str, object], tmp_path:
     clean = run_capture(CaptureOptions(**shots), command="", console=Console())
     covered = CaptureOptions(**shots | {"out": tmp_path / "covered", "artwork": tmp_path / "white"})
     worn = run_capture(covered, command="", console=Console())
+    assert clean["predicted_grey"] is None
+    assert worn["predicted_grey"]["n"] == worn["predicted"]["n"]
     assert clean["predicted"]["k"] < worn["predicted"]["k"]
     assert clean["observed"] == worn["observed"]
 

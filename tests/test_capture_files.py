@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from physadv.capture import open_source, read_quads
 from physadv.capture.photos import Photo, Skipped, jpeg_quality
 from physadv.capture.table import read
+from physadv.cli import app
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
@@ -167,6 +169,34 @@ def test_a_folder_of_nothing_else_still_gives_a_report(options: CaptureOptions) 
     assert metrics["observed"]["n"] == 0
     assert metrics["gap"] is None
     assert "No photograph could be judged" in (options.out / "report.html").read_text()
+
+
+def test_a_capture_that_judges_nothing_says_so_and_fails(options: CaptureOptions) -> None:
+    (Path(str(options.photos)) / "notes.txt").write_text("notes")
+    quads(options, [])
+    given = ["--quads", str(options.quads), "--target", options.target, "--out", str(options.out)]
+    run = CliRunner().invoke(app, ["capture", str(options.photos), *given])
+    assert run.exit_code != 0
+    assert isinstance(run.exception, UserError)
+    assert "No photograph of 1 could be judged; notes.txt:" in str(run.exception)
+
+
+def test_tables_among_the_photographs_are_none(options: CaptureOptions) -> None:
+    folder = Path(str(options.photos))
+    picture().save(folder / "a.png")
+    inside = options.model_copy(update={"quads": folder / "corners.csv"})
+    quads(inside, ["a.png"])
+    (folder / "photos.jsonl").write_text("{}")
+    assert run_capture(inside, command="", console=Console())["photographs"] == {"judged": 1, "skipped": 0}
+
+
+def test_semicolons_part_columns_too(tmp_path: Path) -> None:
+    """As spreadsheets write them where numbers have a comma."""
+    table = "\n".join([HEAD.replace(",", ";") + ";focal_px", "a.png;" + CORNERS.replace(",", ",5;") + ",5;940,5"])
+    (tmp_path / "quads.csv").write_text(table)
+    quad = read_quads(tmp_path / "quads.csv")["a.png"]
+    assert quad.corners_px[0].tolist() == [10.5, 10.5]
+    assert quad.focal_px == 940.5
 
 
 def test_a_photograph_without_a_row_is_named(options: CaptureOptions) -> None:

@@ -377,10 +377,14 @@ def told(**changes: Any) -> dict[str, Any]:
         "photographs": {"judged": 200, "skipped": 0},
         "observed": rate(100, 200),
         "by": {"distance_m": [], "yaw_deg": [], "light": []},
+        "predicted": rate(100, 200),
+        "predicted_grey": rate(10, 200),
+        "turned": 0,
         "falls": [],
         "cells": [],
         "skipped": [],
         "gap": {
+            "printer": None,
             **dict.fromkeys(("success", "margin", "colour"), parts),
             "explained_by": [],
             "colours": [],
@@ -513,3 +517,28 @@ def test_cells_with_few_photographs_are_named() -> None:
     cell = {"distance_m": [3.0, 6.0], "yaw_deg": [10.0, 20.0], "light": "dark", "observed": rate(1, 3)}
     said = advice(told(cells=[cell], photographs={"judged": 3, "skipped": 0}, observed=rate(1, 3)))
     assert any("3 to 6 m, yaw 10 to 20°, dark (3)" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("printer", "told_to"),
+    [(None, "--chart 96"), ("profile", "make a world of the profile"), ("measured", "print the chart and the sheet")],
+)
+def test_who_has_calibrated_is_not_told_to(printer: str | None, told_to: str) -> None:
+    metrics = told()
+    metrics["gap"] |= {"explained_by": ["print"], "printer": printer}
+    (said,) = [one for one in advice(metrics) if "print colour" in one]
+    assert told_to in said
+    assert ("--chart 96" in said) == (printer is None)
+
+
+@pytest.mark.parametrize(("k", "said"), [(10, False), (95, True), (None, False)])
+def test_a_grey_control_that_does_as_well_is_spoken_of(k: int | None, said: bool) -> None:
+    metrics = told(predicted=rate(100, 200), predicted_grey=None if k is None else rate(k, 200))
+    assert any("grey artwork of the same shape" in one for one in advice(metrics)) == said
+
+
+@pytest.mark.parametrize(("turned", "said"), [(0, False), (90, False), (180, True)])
+def test_corners_that_begin_elsewhere_are_spoken_of(turned: int, said: bool) -> None:
+    rows = photos([(5.0, 10, 200 - turned)]) + photos([(5.0, 10, turned)], start=200, roll_deg=-88.0)
+    metrics = told(turned=figures(rows, seed=0)["turned"])
+    assert any("top left, top right" in one for one in advice(metrics)) == said

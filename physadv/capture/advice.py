@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from physadv.capture.figures import FEW
+from physadv.capture.figures import FEW, TURNED_DEG
 from physadv.capture.gap import sure
 
 ENOUGH, NEAR_ENOUGH = 100, 0.1  # so many photographs leave an interval of ± 10 points
@@ -21,7 +21,28 @@ def advice(metrics: Metrics) -> list[str]:
         return ["No photograph could be judged: mend what the table of those not judged says, and run it again."]
     gap = metrics["gap"]
     said = [*_falls(metrics), *(_explained(gap, metrics) if gap else ())]
-    return [*said, *_agreement(gap, bool(said)), *_skipped(metrics), *_counts(metrics)]
+    sure_of = [*_skipped(metrics), *_counts(metrics)]
+    return [*_turned(metrics), *said, *_agreement(gap, bool(said)), *_covering(metrics), *sure_of]
+
+
+def _turned(metrics: Metrics) -> Iterator[str]:
+    turned, judged = metrics["turned"], metrics["photographs"]["judged"]
+    if turned > judged / 2:
+        yield (
+            f"In {turned} of {judged} photographs the sign is rolled by more than {TURNED_DEG:g}°: if it does not hang "
+            "so, the corners begin at another corner; the order is top left, top right, bottom right, bottom left."
+        )
+
+
+def _covering(metrics: Metrics) -> Iterator[str]:
+    """Where a grey artwork is foretold to do as well, for all that the views can tell."""
+    grey, worn = metrics["predicted_grey"], metrics["predicted"]
+    if grey is not None and worn["rate"] and grey["ci95"][1] >= worn["ci95"][0]:
+        rates = (f"{100 * one['rate']:.0f} %" for one in (grey, worn))
+        yield (
+            "A grey artwork of the same shape is foretold to reach the goal in {} of the views, this one in {}: "
+            "covering the sign may be all that works here. Photograph a grey one, too.".format(*rates)
+        )
 
 
 def _explained(gap: Metrics, metrics: Metrics) -> Iterator[str]:
@@ -61,10 +82,15 @@ def _print(gap: Metrics, world: str) -> str:
         if colours
         else f"Part of the gap is print colour: {world} draws printers at random, and yours is one of them"
     )
-    return (
-        f"{what}: print the chart (physadv print --chart 96), photograph it, run physadv calibrate, then physadv "
-        "worlds fit --profile DIR --out my-world.yaml, and attack again with --world my-world.yaml"
-    )
+    fit = "physadv worlds fit --profile DIR --out my-world.yaml, and attack again with --world my-world.yaml"
+    if gap["printer"] == "measured":
+        return (
+            f"{what}, though its printer is a measured one: paper, ink or settings were others then; print the chart "
+            "and the sheet together and calibrate again"
+        )
+    if gap["printer"] == "profile":
+        return f"{what}: make a world of the profile, {fit}"
+    return f"{what}: print the chart (physadv print --chart 96), photograph it, run physadv calibrate, then {fit}"
 
 
 def _light(gap: Metrics, world: str) -> str:

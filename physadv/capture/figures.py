@@ -18,16 +18,20 @@ UNKNOWN = "unknown"
 FEW = 10  # photographs of a part below which its interval is wider than 40 points
 FALL = 0.1  # of success: less is not worth moving for
 
+TURNED_DEG = 45.0  # a sign rolled by more hangs otherwise, or its corners begin at another one
+
 Rates = dict[str, Any]
 
 
 def figures(rows: Sequence[Row], *, seed: int) -> dict[str, Any]:
-    """`photographs`, `observed`, `predicted`, `by`, `falls`, `cells`, `conditions`, `skipped` of metrics.json."""
+    """All of metrics.json that follows from the rows alone."""
     judged = [row for row in rows if row.skipped is None]
     names = sorted({row.condition for row in judged if row.condition})
     return {
         "photographs": {"judged": len(judged), "skipped": len(rows) - len(judged)},
         **both(judged, seed=seed),
+        "predicted_grey": _grey(judged, seed),
+        "turned": sum(abs(row.roll_deg or 0.0) > TURNED_DEG for row in judged),
         "by": {name: list(_parts(judged, split, seed)) for name, split in _splits(judged).items()},
         "falls": list(_falls(judged, seed)),
         "cells": cells(judged, seed=seed),
@@ -55,11 +59,17 @@ def _observed(rows: Sequence[Row], seed: int) -> Rate:
     return wilson(int(won.sum()), len(won)) if alone else cluster_rate(won, groups, seed=derive(seed, "bootstrap"))
 
 
-def _predicted(rows: Sequence[Row], seed: int) -> Rate:
+def _predicted(rows: Sequence[Row], seed: int, column: str = "predicted") -> Rate:
     seed = derive(seed, "bootstrap")
-    pairs = [(row.group, (row.predicted or 0) > view) for row in rows for view in range(row.views or 0)]
+    pairs = [(row.group, (getattr(row, column) or 0) > view) for row in rows for view in range(row.views or 0)]
     won = torch.tensor([reached for _, reached in pairs], dtype=torch.bool)
     return cluster_rate(won, [group for group, _ in pairs], seed=seed)
+
+
+def _grey(rows: Sequence[Row], seed: int) -> Rates | None:
+    """Of the photographs in which an artwork hangs; None: in none."""
+    worn = [row for row in rows if row.predicted_grey is not None]
+    return _predicted(worn, seed, "predicted_grey").to_json() if worn else None
 
 
 def cells(rows: Sequence[Row], *, seed: int) -> list[Rates]:

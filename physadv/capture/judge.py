@@ -59,6 +59,7 @@ class Sighting:
 class Answer:
     """What the target says of the photograph, whether the goal is reached, and the views foretold that reach it.
 
+    grey: those that a control in place of the artwork reaches it in; None without one.
     right: the answer is the sign's class. measured: its light and blur; None where too little of the face shows.
     """
 
@@ -68,6 +69,7 @@ class Answer:
     success: bool
     predicted: int
     views: int
+    grey: int | None
     seen: Float[Tensor, "3 h w"]
     foretold: Float[Tensor, "3 h w"]
     measured: Measured | None
@@ -213,11 +215,13 @@ def judge(
     seed: int,
     paper_mm: tuple[float, ...] | None = None,
     hung: Artwork | None = None,
+    control: Artwork | None = None,
 ) -> Answer:
     """The target on the photograph, and on `views` views that the world takes of the staged sign from the same place.
 
     The clean sign is not in the photograph, so success counts whatever the target would say without the artwork, in
-    the photograph as in the views. hung: the artwork on its uncut sheet, which the views show in its place.
+    the photograph as in the views. hung: the artwork on its uncut sheet, which the views show in its place. control:
+    what the same views show in its place to tell what covering alone would do.
     """
     frame, size_mm = target.frame, scenes.faces.size_mm[0]
     cut = cut_out(photo, sighting.plane, scenes, frame)
@@ -229,7 +233,7 @@ def judge(
     with frozen(target.module), torch.no_grad():
         said = answer(target, cut.picture[None].to(target.device))
         worn = artwork if hung is None else hung
-        (foretold,) = held_out.answers(worn)
+        foretold, *others = held_out.answers(worn, *([] if control is None else [control]))
         first = next(held_out.photographs(worn))[0]
     reached = objective.success(foretold, held_out.truth)
     if not len(reached):
@@ -242,6 +246,7 @@ def judge(
         success=bool(objective.success(said, truth)),
         predicted=int(reached.sum()),
         views=len(reached),
+        grey=int(objective.success(others[0], held_out.truth).sum()) if others else None,
         seen=cut.picture,
         foretold=first.cpu(),
         measured=measure(sight, scenes, artwork, paper_mm=paper_mm, place=False),

@@ -54,16 +54,24 @@ def read_quads(path: Path) -> dict[str, Quad]:
 def _lines(path: Path) -> Iterator[tuple[str, str, Quad | None]]:
     try:
         with existing_file(path).open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, skipinitialspace=True)
+            head = file.readline()
+            file.seek(0)
+            apart = ";" if head.count(";") > head.count(",") else ","  # as spreadsheets of half of Europe write it
+            table = csv.DictReader(file, skipinitialspace=True, delimiter=apart)
             missing = [name for name in ("file", *CORNERS) if name not in (table.fieldnames or ())]
             if missing:
                 raise UserError(f"{path} lacks the column {missing[0]!r}; write file,{','.join(CORNERS)} first.")
-            rows = [(table.line_num, row) for row in table]
+            rows = [(table.line_num, row if apart == "," else _decimal(row)) for row in table]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no readable table ({error}); save it as CSV in UTF-8.") from error
     for line, row in rows:
         where, said = f"{path}, line {line}", any(row[name] for name in CORNERS)
         yield where, (row["file"] or "").strip(), _quad([row[name] for name in CORNERS], row, where) if said else None
+
+
+def _decimal(row: dict[str, Any]) -> dict[str, Any]:
+    """Numbers with a comma, as they are written where semicolons part columns."""
+    return row | {name: row[name].replace(",", ".") for name in (*CORNERS, FOCAL) if row.get(name)}
 
 
 def _objects(path: Path) -> Iterator[tuple[str, str, Quad | None]]:

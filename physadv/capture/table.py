@@ -19,7 +19,8 @@ class Row:
 
     found: tags; None for a quad. distance_m: None without a focal length. stops, blur_px: of capture/measure.py (below
     0, blur_px is sharpening); None where they cannot be told. right: whether the answer is the sign's class.
-    predicted: of `views` views, those that reach the goal. picture: number of its crop-NNNNNN.jpg. time_s: of a frame.
+    predicted, predicted_grey: of `views` views, those that reach the goal, with the artwork and with a grey one of its
+    shape. picture: number of its crop-NNNNNN.jpg. time_s: of a frame.
     x1 to y4: corners of the face, px.
     """
 
@@ -42,6 +43,7 @@ class Row:
     predicted: int | None = None
     views: int | None = None
     predicted_rate: float | None = None
+    predicted_grey: int | None = None
     picture: int | None = None
     time_s: float | None = None
     x1: float | None = None
@@ -62,7 +64,7 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_WHOLE = ("found", "predicted", "views", "picture")
+_WHOLE = ("found", "predicted", "views", "predicted_grey", "picture")
 _ESCAPE = r"\\(?:\\|n|r|x[0-9a-f]{2}|u[0-9a-f]{4})"
 _NAMES = ("file", "group")
 _TEXT = (*_NAMES, "condition", "answer", "skipped")

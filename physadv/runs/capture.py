@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from physadv.calibration.locate import BESIDE
 from physadv.calibration.profile import PROFILE, load_profile
 from physadv.calibration.strip import Strip
 from physadv.capture import table
@@ -27,7 +28,8 @@ from physadv.capture.track import tracks
 from physadv.config import CaptureOptions
 from physadv.console import Console
 from physadv.errors import UserError
-from physadv.files import prepare_folder, read_json, sha256, to_pil, write_atomic, write_json
+from physadv.evaluation import PLAIN, plain
+from physadv.files import RUN, prepare_folder, read_json, sha256, to_pil, write_atomic, write_json
 from physadv.handwork import check_on_face
 from physadv.objectives import Objective
 from physadv.printing.sheet import JSON as SHEET
@@ -40,6 +42,7 @@ from physadv.scenes.staged import staged
 from physadv.scenes.store import digest
 from physadv.targets import load_target
 from physadv.threats import Artwork, load_artwork
+from physadv.transforms.print import Ink
 from physadv.transforms.world import World, load_world
 
 TABLE, CHECKPOINT = "captures.csv", "checkpoint-capture.json"
@@ -101,6 +104,11 @@ class _Run:
             return None
         return on_paper(artwork, self.where)
 
+    def control(self, artwork: Artwork | None) -> Artwork | None:
+        """A grey one of the same shape, hung in the same way."""
+        grey = artwork and plain(artwork, PLAIN["grey"])
+        return self.hung(grey) or grey
+
     def quad(self, name: str) -> Quad | None:
         """What the table of quads says of a file."""
         return self.where.get(name) if isinstance(self.where, dict) else None
@@ -128,7 +136,7 @@ def run_capture(options: CaptureOptions, *, command: str, console: Console) -> d
     rows = _earlier(run, out)
     done = {row.file for row in rows}
     with console.counting("capture", max(1, len(run.source) - len(done))) as advance:
-        for photo in run.source.read(done):
+        for photo in run.source.read(done | _tables(options)):
             row = table.append(out / TABLE, _row(run, photo, len(rows), out))
             rows.append(row)
             if row.skipped:
@@ -230,6 +238,13 @@ def _given(run: _Run) -> dict[str, Any]:
     }
 
 
+def _tables(options: CaptureOptions) -> set[str]:
+    """Names of files that may lie among the photographs and are none."""
+    given = [path for path in (options.quads, options.tags) if path is not None]
+    beside = {path.name for path in given if path.resolve().parent == Path(options.photos or "").resolve()}
+    return {BESIDE, TABLE, RUN} | beside
+
+
 def _row(run: _Run, photo: Photo | Skipped, number: int, out: Path) -> Row:
     if isinstance(photo, Skipped):
         return Row(photo.name, photo.name, skipped=photo.reason)
@@ -254,6 +269,7 @@ def _row(run: _Run, photo: Photo | Skipped, number: int, out: Path) -> Row:
             seed=run.options.seed,
             paper_mm=run.paper_mm,
             hung=run.hung(run.artwork(folder, scenes)),
+            control=run.control(run.artwork(folder, scenes)),
         )
     except UserError as error:
         return replace(row, skipped=str(error))
@@ -296,6 +312,7 @@ def _answered(row: Row, answer: Answer) -> Row:
         predicted=answer.predicted,
         views=answer.views,
         predicted_rate=answer.predicted / answer.views,
+        predicted_grey=answer.grey,
     )
 
 
@@ -311,7 +328,7 @@ def _gap(run: _Run, rows: Sequence[Row], console: Console) -> dict[str, Any] | N
                 case = _case(run, _focused(run, photo), wanted[photo.name])
                 cases += [case] if case else []
                 advance(1)
-        return explain(
+        said = explain(
             cases,
             target=run.target,
             objective=run.objective,
@@ -321,6 +338,14 @@ def _gap(run: _Run, rows: Sequence[Row], console: Console) -> dict[str, Any] | N
             advance=advance,
             printed=run.printed,
         )
+    return said and said | {"printer": _known_printer(run)}
+
+
+def _known_printer(run: _Run) -> str | None:
+    """Where the user has measured it already: in the world, or in a profile."""
+    if any(stages.get(Ink).response for stages in run.world.components):
+        return "measured"
+    return None if run.printed is None else "profile"
 
 
 def _case(run: _Run, photo: Photo, row: Row) -> Case | None:

@@ -375,6 +375,20 @@ def test_an_artwork_changes_what_is_foretold(shots: dict[str, object], tmp_path:
     assert clean["observed"] == worn["observed"]
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, 700.0), (650.0, 650.0)])
+def test_the_face_is_as_wide_as_the_artworks(
+    shots: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str], given: float | None, used: float
+) -> None:
+    """An artwork for a sign of 700 mm lies wholly on it; on the class's own it would foretell something else."""
+    record = {"run": {"config": {"face_mm": 700.0}}}
+    place = torch.tensor([[0.0, 0.0, 700.0, 700.0]])
+    Artwork(torch.ones(1, 3, 2, 2), torch.ones(1, 1, 2, 2), place, record=record).save(tmp_path / "white")
+    shots |= {"world": "digital", "artwork": tmp_path / "white", "face_mm": given}
+    metrics = run_capture(CaptureOptions(**shots), command="", console=Console())
+    assert metrics["run"]["config"]["face_mm"] == used
+    assert "700 mm" in capsys.readouterr().err
+
+
 def covering(folder: Path, level: float, *, size_mm: float = 700.0) -> None:
     """An artwork of one grey, over all of the sign."""
     rgb = torch.full((1, 3, 2, 2), level)

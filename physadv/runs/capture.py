@@ -129,6 +129,7 @@ class _Run:
 
 def run_capture(options: CaptureOptions, *, command: str, console: Console) -> dict[str, Any]:
     """Measure, judge and foretell every photograph, split the gap; writes captures.csv, metrics.json, report.html."""
+    options = _as_made(options, console)
     run = _prepare(options)
     if options.resume and not options.out.is_dir():
         raise UserError(f"There is no run in {options.out} to continue; check --out, or leave --resume out.")
@@ -151,6 +152,20 @@ def run_capture(options: CaptureOptions, *, command: str, console: Console) -> d
     write_json(out / "metrics.json", metrics)
     write_capture_report(out / "report.html", metrics=metrics, rows=rows, folder=out)
     return metrics
+
+
+def _as_made(options: CaptureOptions, console: Console) -> CaptureOptions:
+    """With the width of the face that the artwork was made for, unless another is given."""
+    if options.artwork is None:
+        return options
+    made = load_artwork(options.artwork).record.get("run", {}).get("config", {}).get("face_mm")
+    if made is None or made == options.face_mm:
+        return options
+    if options.face_mm is not None:
+        console.say(f"the artwork was made for a face of {made:g} mm; here it hangs on one of {options.face_mm:g} mm")
+        return options
+    console.say(f"the sign's face is {made:g} mm wide, for which the artwork was made; give --face-mm if it is not")
+    return options.model_copy(update={"face_mm": made})
 
 
 def _prepare(options: CaptureOptions) -> _Run:

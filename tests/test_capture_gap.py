@@ -139,6 +139,18 @@ def test_sharpening_is_measured_as_a_blur_below_nothing(scenes: Scenes, artwork:
     assert found**2 == pytest.approx(amount, rel=0.3)
 
 
+def test_a_face_that_is_drawn_otherwise_tells_no_blur(scenes: Scenes) -> None:
+    """Letters in another typeface look blurred, however sharp they are."""
+    sight = photographed(scenes, None, TRUE)[1]
+    here = measure(sight, scenes, None)
+    faces = replace(scenes.faces, images=scenes.faces.images.roll(9, 3))
+    other = measure(sight, replace(scenes, faces=faces), None)
+    assert here is not None
+    assert here.blur_px == pytest.approx(1.2, abs=0.2)
+    assert other is not None
+    assert other.blur_px is None
+
+
 def test_a_face_without_edges_tells_no_blur(scenes: Scenes) -> None:
     """Blank paper is as white as before, however blurred."""
     paper = load_scenes("staged:a4")

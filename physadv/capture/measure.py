@@ -28,7 +28,8 @@ from physadv.transforms.warp import DRAWN, level_for, pixel_grid, project, pyram
 SIGMAS_PX = (0.0, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.5, 5.0)  # of the crop
 SHARPENED_PX = (-1.6, -1.2, -0.9, -0.65, -0.4)  # of the photograph: what `Measured.blur_px` says of sharpening
 FLAT = 1.1  # a blur is believed where the worst of them leaves that many times as much as the best,
-FAINT = 0.01  # and more than it by that share of white
+FAINT = 0.01  # and more than it by that share of white,
+OTHERWISE = 0.06  # and the best leaves less than that share of white: more is noise, or letters drawn in another way
 FEWEST_PX = 40  # of free face
 EDGE_PX = 1.5  # what lies nearer to the outline or to the artwork is neither
 SHARE = 0.02  # of a px that may be something else
@@ -202,7 +203,7 @@ def _box(sight: Sight, box_mm: tuple[float, ...]) -> Float[Tensor, "h w"]:
 def _sharpness(
     sight: Sight, face: Float[Tensor, "3 h w"], known: Float[Tensor, "h w"], free: Bool[Tensor, "h w"]
 ) -> tuple[float | None, Light]:
-    """The blur in px of the crop that leaves least, and the light with it; None: all blurs leave about as much.
+    """The blur in px of the crop that leaves least, and the light with it; None: all leave about as much, or much.
 
     known: the share of a px that is face, by which `face` is multiplied; the blur takes nothing from elsewhere.
     """
@@ -213,7 +214,8 @@ def _sharpness(
     left = torch.tensor([rest for _, rest in fits])
     best = int(left.argmin())
     white = float(fits[best][0].gain.mean())
-    if left.max() < FLAT * left[best] or left.max() - left[best] < (FAINT * white) ** 2:
+    told = left.max() >= FLAT * left[best] and left.max() - left[best] >= (FAINT * white) ** 2
+    if not told or left[best] > (OTHERWISE * white) ** 2:
         return None, fits[best][0]
     return _lowest(sigmas, left, best), fits[best][0]
 

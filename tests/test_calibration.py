@@ -38,7 +38,7 @@ from physadv.calibration.difference import difference, encoded, linear
 from physadv.calibration.locate import Sheet
 from physadv.calibration.profile import Shot
 from physadv.calibration.sensor import blur_px, noise
-from physadv.calibration.world import fit_ink, kelvin_span, lights_of, printed, span
+from physadv.calibration.world import fit_ink, kelvin_span, lights_of, printed, replaced, span
 from physadv.capture.quads import read_quads
 from physadv.cli import app
 from physadv.config import CalibrateOptions
@@ -48,9 +48,14 @@ from physadv.files import open_image
 from physadv.printing.sheet import make_sheet
 from physadv.report.calibrate import verdict
 from physadv.runs import run_calibrate
-from physadv.transforms.light import Exposure, Veil
+from physadv.scenes import load_scenes
+from physadv.targets.base import Frame
+from physadv.threats import Artwork
+from physadv.transforms.light import Exposure, Temperature, Veil
 from physadv.transforms.print import Ink
-from physadv.transforms.world import load_world
+from physadv.transforms.stages import Stages
+from physadv.transforms.view import Pinhole
+from physadv.transforms.world import World, load_world
 
 # Sharma, Wu & Dalal 2005, table 1: two L*a*b* colours and their CIEDE2000.
 SHARMA = """
@@ -273,7 +278,7 @@ def overexposed(chart: Chart, camera: Camera, times: float) -> Reading:
     return replace(read(chart, camera), mean=np.minimum(seen, 1), clipped=(seen >= 1).any(1))
 
 
-@pytest.mark.parametrize("times", [1.8, 30.0], ids=["some patches", "nearly all"])
+@pytest.mark.parametrize("times", [1.8, 30.0, 1e6], ids=["some patches", "nearly all", "all"])
 def test_clipped_patches_count_for_nothing(times: float) -> None:
     chart = make_chart(96)
     good, burnt = [read(chart, camera) for camera in CAMERAS[:2]], overexposed(chart, CAMERAS[2], times)
@@ -390,6 +395,29 @@ def test_light_is_told_from_camera() -> None:
     assert lights.kelvin[2] < 5500
     assert lights.veil == pytest.approx([0, 0, 0, 0.2])
     assert lights.saturation[[0, 1, 3]] == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(("stops", "kelvin", "share"), [(-0.5, 6500.0, 0.2), (0.7, 4500.0, 0.1), (-2.0, 9000.0, 0.0)])
+def test_light_comes_back_as_the_world_drew_it(stops: float, kelvin: float, share: float) -> None:
+    """Black and white of paper of 0.75 in a world of that light alone, as a target sees them."""
+    given = [Exposure(stops=(stops, stops)), Temperature(kelvin=(kelvin, kelvin)), Veil(share=(share, share))]
+    paper = Ink(paper=(0.75, 0.75))
+    bare = Stages(view=(Pinhole(distance_m=(6.0, 6.0), focal_px=(1500.0, 1500.0)),))
+    world = World("given", (replaced(bare, [paper, *given]),), "")
+    scenes = load_scenes("staged:stop").take(torch.zeros(1, dtype=torch.long))
+    size = scenes.faces.size_mm[0]
+    box = torch.cat([torch.zeros(2), size])[None]
+    seen = []
+    for grey in (0.0, 0.5):
+        artwork = Artwork(torch.full((1, 3, 8, 8), grey), torch.ones(1, 1, 8, 8), box)
+        with torch.no_grad():
+            picture = world.photograph(artwork, scenes, world.draw(range(1), seed=0), frame=Frame(64, 0.1))
+        seen.append(linear(picture[0, :, 24:40, 24:40].mean((1, 2)).double().numpy()))
+    slope = (seen[1] - seen[0]) / linear(np.full(1, 0.5))
+    lights = lights_of([Shot("", Camera(np.diag(slope), seen[0]), 0.0, 0.0, None, 0, 0.0)])
+    assert lights.stops == pytest.approx([stops], abs=0.01)
+    assert lights.veil == pytest.approx([share], abs=0.005)
+    assert lights.kelvin == pytest.approx([kelvin], rel=0.015)
 
 
 def test_a_span_is_wider_than_its_sample() -> None:

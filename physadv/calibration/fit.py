@@ -59,7 +59,7 @@ def fit_print_map(srgb: Float[np.ndarray, "n 3"], reflectance: Float[np.ndarray,
     """Least squares on cube roots. The table takes what the polynomial leaves, as smoothly as it can.
 
     It minimises |F v − rest|² + λ |Δ v|² + ε |v|², F the trilinear weights, Δ the Laplacian of the 9 × 9 × 9 lattice.
-    Patches without a reflectance (NaN) are left out.
+    Colours whose reflectance is not known (NaN) count for nothing.
     """
     known = np.isfinite(reflectance).all(1)
     srgb, reflectance = srgb[known], reflectance[known]
@@ -87,19 +87,24 @@ def fit_camera(
 def fit_reflectances(chart: Chart, readings: Sequence[Reading]) -> Float[np.ndarray, "n 3"]:
     """The patches' reflectances, whatever the photographs' cameras: alternating weighted least squares.
 
-    An affine change of all reflectances is a change of all cameras. So it is fixed: the mean of the cameras, each
-    divided by what it makes of paper, is that of a photograph that shows the reflectances as they are; paper is 1
-    therefore. NaN: clipped in every photograph. UserError: so is the paper.
+    An affine change of all reflectances is a change of all cameras. So it is fixed: the reflectances are the mean of
+    the photographs that the cameras would take, each divided by its own paper, which is 1 therefore. Photographs whose
+    paper is clipped have no say in that, unless it is in all. NaN: a patch that is clipped in every photograph.
+    UserError: the paper is.
     """
     seen, clipped = np.stack([r.mean for r in readings]), np.stack([r.clipped for r in readings])
-    bare, unknown = paper(chart), np.asarray(clipped.all(0))
-    if unknown[bare].all():
+    bare = paper(chart)
+    if clipped[:, bare].all():
         raise UserError("The chart's paper is clipped in every photograph: expose one so that its white is not.")
-    reflectance = _balanced(seen, clipped, bare)
-    for _ in range(_ROUNDS if len(readings) > 1 else 0):
+    clear = ~clipped[:, bare].any(1)
+    clear = clear if clear.any() else ~clear
+    trust = np.where(clipped[clear], _UNTRUSTED, 1.0)[..., None] * np.ones(3)
+    reflectance = np.average(_balanced(seen[clear], bare), axis=0, weights=trust)
+    for _ in range(_ROUNDS):
         cameras = [fit_camera(reflectance, s, c) for s, c in zip(seen, clipped, strict=True)]
-        reflectance = _gauged(_unmixed(seen, clipped, cameras), cameras, bare & ~unknown)
-    return np.where(unknown[:, None], np.nan, reflectance)
+        reflectance = _unmixed(seen, clipped, cameras)
+    taken = np.stack([camera(reflectance) for camera, own in zip(cameras, clear, strict=True) if own])
+    return np.where(clipped.all(0)[:, None], np.nan, _balanced(taken, bare).mean(0))
 
 
 def paper(chart: Chart) -> Bool[np.ndarray, " n"]:
@@ -108,21 +113,9 @@ def paper(chart: Chart) -> Bool[np.ndarray, " n"]:
     return light == light.max()
 
 
-def _balanced(
-    seen: Float[np.ndarray, "k n 3"], clipped: Bool[np.ndarray, "k n"], bare: Bool[np.ndarray, " n"]
-) -> Float[np.ndarray, "n 3"]:
-    """Where to begin: the mean photograph, each divided by its own paper; what is clipped counts for nothing."""
-    trust = np.where(clipped, _UNTRUSTED, 1)[..., None]
-    white = (trust * seen)[:, bare].sum(1) / trust[:, bare].sum(1)
-    return (trust * seen / np.maximum(white, 1e-6)[:, None]).sum(0) / trust.sum(0)
-
-
-def _gauged(
-    reflectance: Float[np.ndarray, "n 3"], cameras: Sequence[Camera], bare: Bool[np.ndarray, " n"]
-) -> Float[np.ndarray, "n 3"]:
-    """The reflectances as the mean of the cameras shows them, each divided by the paper that it shows."""
-    white = reflectance[bare].mean(0)
-    return np.mean([camera(reflectance) / np.maximum(camera(white), 1e-6) for camera in cameras], axis=0)
+def _balanced(seen: Float[np.ndarray, "k n 3"], paper: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "k n 3"]:
+    """Each photograph divided by its own paper."""
+    return seen / np.maximum(seen[:, paper].mean(1, keepdims=True), 1e-6)
 
 
 def _unmixed(

@@ -75,17 +75,19 @@ def fit_world(profile: Profile, base: World, *, name: str) -> tuple[World, InkFi
 def lights_of(shots: Sequence[Shot]) -> Lights:
     """What light and camera did to paper in every photograph.
 
-    Stray light and saturation are relative to the mean photograph, whose gloss and rendering the print map holds;
-    less stray light than that counts as none.
+    With E the light and v the share of stray light in the world's words (transforms/light.py), paper shows
+    E ((1 − v) 0.75 t + v), t the black body's tint, of luminance 1. Stray light E v is the camera's offset. It and
+    saturation are relative to the mean photograph, whose gloss and rendering the print map holds; less stray light
+    than that counts as none.
     """
-    paper = np.stack([shot.paper for shot in shots])
-    light = np.maximum(paper @ _LUMINANCE, 1e-6)
-    kelvin, rest = temperatures(paper / light[:, None])
-    stray = np.clip([shot.camera.offset @ _LUMINANCE for shot in shots], 0, None)
-    white = np.maximum((light - stray) / _PAPER + stray, 1e-6)  # (1 − veil) white · paper + veil · white = light
+    stray = np.maximum([shot.camera.offset @ _LUMINANCE for shot in shots], 0)
+    paper = np.stack([shot.paper for shot in shots]) - stray[:, None]
+    own = np.maximum(paper @ _LUMINANCE, 1e-6)
+    kelvin, rest = temperatures(paper / own[:, None])
+    light = own / _PAPER + stray
     saturation = np.array([_saturation(shot) for shot in shots])
     balance = float(np.sqrt(3 * (rest**2).mean()))
-    return Lights(np.log2(white), kelvin, balance, saturation, np.clip(stray / white, 0, 0.5))
+    return Lights(np.log2(light), kelvin, balance, saturation, np.minimum(stray / light, 0.5))
 
 
 def temperatures(tint: Float[np.ndarray, "k 3"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 3"]]:

@@ -96,7 +96,7 @@ def fit_reflectances(chart: Chart, readings: Sequence[Reading]) -> Float[np.ndar
     bare = paper(chart)
     if clipped[:, bare].all():
         raise UserError("The chart's paper is clipped in every photograph: expose one so that its white is not.")
-    clear = ~clipped[:, bare].any(1)
+    clear = np.asarray(~clipped[:, bare].any(1))
     clear = clear if clear.any() else ~clear
     trust = np.where(clipped[clear], _UNTRUSTED, 1.0)[..., None] * np.ones(3)
     reflectance = np.average(_balanced(seen[clear], bare), axis=0, weights=trust)
@@ -104,7 +104,7 @@ def fit_reflectances(chart: Chart, readings: Sequence[Reading]) -> Float[np.ndar
         cameras = [fit_camera(reflectance, s, c) for s, c in zip(seen, clipped, strict=True)]
         reflectance = _unmixed(seen, clipped, cameras)
     taken = np.stack([camera(reflectance) for camera, own in zip(cameras, clear, strict=True) if own])
-    return np.where(clipped.all(0)[:, None], np.nan, _balanced(taken, bare).mean(0))
+    return np.where(np.asarray(clipped.all(0))[:, None], np.nan, _balanced(taken, bare).mean(0))
 
 
 def paper(chart: Chart) -> Bool[np.ndarray, " n"]:

@@ -1,6 +1,7 @@
 """Photographs of a known sign: measured, made a world of, judged; the strip of a sheet; the photograph foretold."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pypdfium2
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,10 +28,12 @@ from physadv.cli import app
 from physadv.errors import UserError
 from physadv.files import open_image
 from physadv.printing.sheet import make_sheet
-from physadv.runs.fit_world import Halves
+from physadv.runs.fit_world import Halves, halved
 from physadv.scenes.faces import draw_face
+from physadv.threats import Artwork
 from physadv.transforms.camera import Defocus, Jpeg, Motion, Sharpen
-from physadv.transforms.world import load_world
+from physadv.transforms.light import Gradient
+from physadv.transforms.world import World, load_world
 from tests.foretold_print import Pair, error, fit_sheeting, foretell, pair, proof
 
 QUAD = np.array([[40.0, 30.0], [190.0, 22.0], [198.0, 180.0], [34.0, 168.0]])
@@ -195,6 +199,52 @@ def test_a_face_drawn_otherwise_tells_no_blur() -> None:
     for family in (Defocus, Motion, Sharpen):
         assert stages.get(family) == base.components[0].get(family)
     assert fit_photographs(taken(4), face(), base, name="street").components[0].get(Motion) == Motion()
+
+
+def test_one_half_is_fitted_and_the_other_judges() -> None:
+    shots, base, verdict = taken(9), load_world("drive-by"), Verdict(0.5, {})
+    fitted: list[Taken] = []
+    judges: list[tuple[str, list[Taken]]] = []
+
+    def fit(some: Sequence[Taken]) -> World:
+        fitted.extend(some)
+        return fit_photographs(some, face(), base, name="street")
+
+    def judge(world: World, some: Sequence[Taken]) -> Verdict:
+        judges.append((world.name, list(some)))
+        return verdict
+
+    rows = halved(shots, base, fit, judge).rows()
+    (before, judging), (after, same) = judges
+    assert (before, after) == ("drive-by", "street")
+    assert [one is other for one, other in zip(judging, same, strict=True)] == [True] * len(judging)
+    assert {id(one) for one in fitted} | {id(one) for one in judging} == {id(one) for one in shots}
+    assert len(fitted) + len(judging) == 9
+    assert abs(len(fitted) - len(judging)) == 1
+    assert rows == [("drive-by", verdict), ("fitted to the other half", verdict)]
+
+
+def test_light_that_falls_off_is_the_worlds_gradient() -> None:
+    """A face lit by `Gradient` in a frame with context, measured on the face alone, has its strength again."""
+    frame, strength, context = 240, 0.4, 0.25
+    params = {"strength": torch.tensor([strength]), "angle": torch.zeros(1)}
+    gain = Gradient().fields(params, frame, frame)[0][0, 0, 0].double().numpy()
+    inside = slice(round(frame * context / (1 + 2 * context)), round(frame * (1 + context) / (1 + 2 * context)))
+    on_face = gain[inside]
+    slope = (on_face[-1] - on_face[0]) / (1 - 1 / len(on_face))  # per face
+    sign = replace(read_sign(photograph(), face(), QUAD, name="one"), slope=(slope, 0.0))
+    assert seen_of(sign, face(), context=context).strength == pytest.approx(strength, rel=0.01)
+
+
+def test_an_artwork_off_the_face_is_said(tmp_path: Path) -> None:
+    """As of a sign whose size was forgotten."""
+    box = torch.tensor([[800.0, 800.0, 900.0, 900.0]])
+    Artwork(torch.rand(1, 3, 8, 8), torch.ones(1, 1, 8, 8), box).save(tmp_path / "art")
+    (tmp_path / "photos.jsonl").write_text("")
+    given = ["--photos", str(tmp_path), "--artwork", str(tmp_path / "art"), "--out", str(tmp_path / "street.yaml")]
+    made = CliRunner().invoke(app, ["worlds", "fit", *given, "--face-mm", "600"])
+    assert isinstance(made.exception, UserError)
+    assert "lies off the sign" in str(made.exception)
 
 
 @pytest.mark.parametrize(("shift", "rejected"), [(0.0, False), (1.2, True)])

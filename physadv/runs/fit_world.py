@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -119,14 +118,21 @@ def _fit_photos(
     shown = dressed(sign, artwork, scenes)
     measured = partial(take, face=shown.face, scenes=scenes, artwork=shown.worn)
     taken = [one for folder in photos for one in _taken(folder, sign, shown.layout, measured, console)]
-    how: dict[str, Any] = {"face": shown.face, "base": world, "name": name}
-    halves = None
-    if len(taken) >= 2 * FEWEST:
-        order = np.random.default_rng(0).permutation(len(taken))
-        fitting, judging = ([taken[i] for i in half] for half in np.array_split(order, 2))
-        worlds = base, fit_photographs(fitting, **how)
-        halves = Halves(base.name, *(_judged(one, judging, scenes, shown.worn) for one in worlds))
-    return fit_photographs(taken, **how), halves
+    fit = partial(fit_photographs, face=shown.face, base=world, name=name)
+    judge = partial(_judged, scenes=scenes, artwork=shown.worn)
+    return fit(taken), halved(taken, base, fit, judge) if len(taken) >= 2 * FEWEST else None
+
+
+def halved(
+    taken: Sequence[Taken],
+    base: World,
+    fit: Callable[[Sequence[Taken]], World],
+    judge: Callable[[World, Sequence[Taken]], Verdict],
+) -> Halves:
+    """Half of the photographs, drawn by lot, are fitted to; the others judge."""
+    order = np.random.default_rng(0).permutation(len(taken))
+    fitting, judging = ([taken[i] for i in half] for half in np.array_split(order, 2))
+    return Halves(base.name, judge(base, judging), judge(fit(fitting), judging))
 
 
 def dressed(sign: KnownSign, artwork: Artwork | None, scenes: Scenes) -> Dressed:
